@@ -1,0 +1,1 @@
+"""How anything here is fitted: one loop, one checkpoint format."""
