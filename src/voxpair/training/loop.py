@@ -11,6 +11,7 @@ what happens in update *t* depends on the state before it, the run's seed and *t
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from voxpair.core.errors import RunError
 from voxpair.core.interfaces import Batches
-from voxpair.core.run import RunFolder, derive_seed, write_json
+from voxpair.core.run import RunFolder, derive_seed, read_log, write_json, write_text
 from voxpair.core.settings import Settings
 from voxpair.training.state import MovingAverage, has_checkpoint, load_checkpoint, save_checkpoint
 
@@ -124,7 +125,7 @@ def fit(task: Task, batches: Batches, settings: LoopSettings, run: RunFolder, ti
         name: torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         for name, parameters in players.items()
     }
-    progress = _resume(run.path, task, average, optimizers)
+    progress = _resume(run, task, average, optimizers)
     model, *wrapped = fabric.setup(task, *optimizers.values())
     wrapped = dict(zip(optimizers, wrapped))
     start, saved = time.monotonic(), time.monotonic()
@@ -316,11 +317,14 @@ def _save(
 
 
 def _resume(
-    folder: Path, task: Task, average: MovingAverage | None, optimizers: Mapping[str, torch.optim.Optimizer]
+    run: RunFolder, task: Task, average: MovingAverage | None, optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> _Progress:
-    if not has_checkpoint(folder, "checkpoint"):
+    if not has_checkpoint(run.path, "checkpoint"):
+        run.file("metrics.jsonl").unlink(missing_ok=True)
         return _Progress()
-    state = load_checkpoint(folder, "checkpoint")
+    state = load_checkpoint(run.path, "checkpoint")
+    log = [record for record in read_log(run.file("metrics.jsonl")) if record["update"] <= state["update"]]
+    write_text(run.file("metrics.jsonl"), "".join(json.dumps(record) + "\n" for record in log))
     task.load_state_dict(state["task"])
     if average is not None:
         average.updates = state["average"]["updates"]
