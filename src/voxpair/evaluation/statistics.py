@@ -1,0 +1,216 @@
+"""How sure is a mean, and is one method better than another? The patient is the unit throughout.
+
+Takes arrays of scores, gives numbers that JSON can hold: what cannot be known (a spread from one seed, an interval
+from one patient) is None, never NaN. All randomness comes from the ``seed`` argument.
+
+Sources: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13 (percentile interval);
+Wilcoxon 1945; Holm 1979; Julious 2004, Stat. Med. 23:1921 (sample size of a paired comparison).
+
+Shapes: S seeds, P patients, N cases, K structures, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from voxpair.core.errors import InputError
+from voxpair.core.run import derive_seed
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+_CHUNK = 1000  # resamples drawn at a time: bounds the memory at 8 kB x patients
+
+
+class Interval(NamedTuple):
+    """A mean with its 95 % percentile interval; the ends are None where one patient is all there is."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Method a against method b on the same patients.
+
+    Args:
+        mean_a, mean_b: mean over seeds and patients.
+        difference: ``mean_a - mean_b``.
+        low, high: 95 % paired bootstrap interval of the difference, over patients.
+        p_value: two-sided Wilcoxon signed-rank test on the seed-averaged differences; None for one patient.
+        sd_seeds_a, sd_seeds_b: SD over seeds of the mean over patients; None for a single seed.
+        smallest_detectable: mean difference that this test would have shown with 80 % power; None for one patient.
+    """
+
+    mean_a: float
+    mean_b: float
+    difference: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    sd_seeds_a: float | None
+    sd_seeds_b: float | None
+    smallest_detectable: float | None
+    seeds_a: int
+    seeds_b: int
+    patients: int
+
+
+def paired_bootstrap(differences: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Return the mean of per-patient differences and its 95 % percentile interval over patients.
+
+    Args:
+        differences: shape (P,), one number per patient.
+        resamples: bootstrap samples drawn.
+        seed: names the randomness; the same seed gives the same interval.
+
+    Raises:
+        InputError: there is no patient, or a difference is not finite.
+
+    >>> paired_bootstrap(np.array([0.5, 0.5, 0.5]))
+    Interval(mean=0.5, low=0.5, high=0.5)
+    """
+    differences = _finite(differences, axes=1)
+    low, high = bootstrap_interval(differences[:, None], resamples=resamples, seed=seed)
+    return Interval(float(differences.mean()), low, high)
+
+
+def bootstrap_interval(
+    scores: np.ndarray, patients: Sequence[str] | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float | None, float | None]:
+    """Return the 95 % percentile interval of the mean over structures of the mean over cases.
+
+    Whole patients are drawn with replacement, so that two scans of one patient do not pass for two patients.
+
+    Args:
+        scores: shape (N, K); NaN where a score is undefined, such a score is left out of its structure's mean.
+        patients: N names; by default every case is its own patient.
+
+    Returns:
+        ``(low, high)``; both None with fewer than two patients.
+    """
+    names = list(range(len(scores))) if patients is None else list(patients)
+    unique, patient_of_case = np.unique(names, return_inverse=True)
+    defined = np.isfinite(scores)
+    if len(unique) < 2 or not defined.any():
+        return None, None
+    generator = np.random.default_rng(derive_seed("bootstrap", seed))
+    totals = np.zeros((2, len(unique), scores.shape[1]))  # per patient: sum of scores, number of scores
+    np.add.at(totals[0], patient_of_case, np.where(defined, scores, 0.0))
+    np.add.at(totals[1], patient_of_case, defined)
+    means = np.concatenate(
+        [_resampled_means(totals, min(_CHUNK, resamples - done), generator) for done in range(0, resamples, _CHUNK)]
+    )
+    low, high = np.quantile(means[np.isfinite(means)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _resampled_means(totals: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw ``resamples`` sets of patients; a structure that no drawn patient has is left out of that draw's mean."""
+    patients = totals.shape[1]
+    times_drawn = generator.multinomial(patients, np.full(patients, 1 / patients), size=resamples)  # (R, P)
+    sums, counts = times_drawn @ totals[0], times_drawn @ totals[1]  # (R, K)
+    present = counts > 0
+    per_structure = np.divide(sums, counts, out=np.zeros_like(sums), where=present)
+    structures = present.sum(axis=1)
+    return np.divide(per_structure.sum(axis=1), structures, out=np.full(resamples, np.nan), where=structures > 0)
+
+
+def compare(a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+    """Compare two methods on the same patients.
+
+    Seeds are averaged first: two seeds on one patient are not two patients.
+
+    Args:
+        a, b: shapes (S, P); the same patients in the same order, the number of seeds may differ.
+
+    Raises:
+        InputError: the patients do not match in number, there is none, or a score is not finite.
+
+    >>> result = compare(np.array([[0.8, 0.9, 0.7]]), np.array([[0.7, 0.8, 0.6]]))
+    >>> round(result.difference, 6), result.patients, result.sd_seeds_a
+    (0.1, 3, None)
+    """
+    a, b = _finite(a, axes=2), _finite(b, axes=2)
+    if a.shape[1] != b.shape[1]:
+        raise InputError(f"a paired comparison needs the same patients in both, got {a.shape[1]} and {b.shape[1]}")
+    differences = a.mean(axis=0) - b.mean(axis=0)
+    interval = paired_bootstrap(differences, resamples, seed)
+    return Comparison(
+        mean_a=float(a.mean()),
+        mean_b=float(b.mean()),
+        difference=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        p_value=_signed_rank(differences),
+        sd_seeds_a=sample_sd(a.mean(axis=1)),
+        sd_seeds_b=sample_sd(b.mean(axis=1)),
+        smallest_detectable=smallest_detectable_difference(differences),
+        seeds_a=len(a),
+        seeds_b=len(b),
+        patients=len(differences),
+    )
+
+
+def smallest_detectable_difference(differences: np.ndarray, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """Return the mean paired difference that a two-sided test would find with ``power``; None for one patient.
+
+    (t[1 - alpha/2] + t[power]) SD / sqrt(P), with t quantiles of P - 1 degrees of freedom.
+
+    >>> sd_of_one_hundredth = 0.01 * np.sqrt(50 / 51) * np.resize([-1, 1], 51)
+    >>> round(smallest_detectable_difference(sd_of_one_hundredth), 3)
+    0.004
+    """
+    patients = len(differences)
+    sd = sample_sd(differences)
+    if sd is None:
+        return None
+    quantiles = stats.t.ppf([1 - alpha / 2, power], df=patients - 1)
+    return float(quantiles.sum() * sd / np.sqrt(patients))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their number by Holm's step-down method, in the order given.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted.tolist()
+
+
+def sample_sd(values: np.ndarray) -> float | None:
+    """Return the sample SD (n - 1) of the finite values, None for fewer than two."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    return float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def _signed_rank(differences: np.ndarray) -> float | None:
+    if len(differences) < 2:
+        return None
+    if not differences.any():
+        return 1.0  # scipy has no answer where nothing differs; there is no evidence of a difference
+    return float(stats.wilcoxon(differences, zero_method="pratt").pvalue)
+
+
+def _finite(values: np.ndarray, axes: int) -> np.ndarray:
+    values = np.asarray(values, float)
+    if values.ndim != axes or values.size == 0:
+        shape = "(patients,)" if axes == 1 else "(seeds, patients)"
+        raise InputError(f"statistics need an array of shape {shape} with at least one patient, got {values.shape}")
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"statistics got {int((~np.isfinite(values)).sum())} scores that are NaN or infinite; "
+            "leave the patients out that have no score, and say so"
+        )
+    return values
