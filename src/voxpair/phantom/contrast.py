@@ -1,0 +1,113 @@
+"""Contrast states: how bright each blood pool and tissue is, and how unevenly.
+
+In: the name of a state and a generator. Out: a level in HU per structure, and per-voxel levels
+where contrast streams (right heart), thins out (appendage) or perfuses unevenly (myocardium).
+
+Source of the levels: reported CT means where there are any (aorta and left heart 325-328 HU, pulmonary
+artery 320-357 HU, right ventricle 58-180 HU by injection protocol: Utsunomiya et al.; myocardium 79 HU
+lateral, 104 HU elsewhere, on a 320-row scanner), at 120 kV. The late venous and non-contrast columns, and
+all spreads, are choices of this design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from voxpair.core.errors import InputError
+
+ContrastState = Literal["arterial", "mixed", "late_venous", "non_contrast"]
+
+# state: structure: (mean HU, SD between patients)
+_BLOOD: dict[str, dict[str, tuple[float, float]]] = {
+    "arterial": {"LV": (380, 60), "PA": (320, 70), "RV": (175, 60), "RA": (150, 55), "SVC": (420, 120)},
+    "mixed": {"LV": (350, 50), "PA": (330, 55), "RV": (260, 50), "RA": (230, 50), "SVC": (330, 80)},
+    "late_venous": {"LV": (170, 25), "PA": (165, 25), "RV": (165, 22), "RA": (165, 22), "SVC": (165, 25)},
+    "non_contrast": {"LV": (42, 4), "PA": (42, 4), "RV": (42, 4), "RA": (42, 4), "SVC": (42, 4)},
+}
+_LOWEST_BLOOD_HU = {"arterial": 60.0, "mixed": 120.0, "late_venous": 110.0, "non_contrast": 30.0}
+_TISSUE: dict[str, dict[str, tuple[float, float]]] = {
+    "arterial": {"MYO": (95, 12), "liver": (70, 10), "muscle": (55, 5)},
+    "mixed": {"MYO": (105, 12), "liver": (90, 10), "muscle": (57, 5)},
+    "late_venous": {"MYO": (110, 10), "liver": (110, 10), "muscle": (60, 5)},
+    "non_contrast": {"MYO": (45, 3), "liver": (55, 6), "muscle": (50, 4)},
+}
+_ALWAYS = {"fat": (-95, 6), "lung": (-860, 20), "marrow": (170, 35), "cortex": (750, 80)}
+_LAA_DROP_HU = {"arterial": 60.0, "mixed": 60.0, "late_venous": 5.0, "non_contrast": 0.0}
+_STREAMING_HU = {"arterial": 45.0, "mixed": 18.0, "late_venous": 4.0, "non_contrast": 0.0}
+_SLOW_FLOW_SHARE = 0.065
+"""Share of enhanced scans whose appendage fills so slowly that its tip stays dark."""
+
+
+def check_state(state: str) -> None:
+    """Raise InputError unless ``state`` is a contrast state."""
+    if state not in get_args(ContrastState):
+        raise InputError(f"unknown contrast state {state!r}; there are {', '.join(get_args(ContrastState))}")
+
+
+def draw_levels(state: str, rng: np.random.Generator) -> dict[str, float]:
+    """Draw one patient's levels in HU for ``state``.
+
+    Returns:
+        Levels of LV, LA, AO, LAA (at its tip), PA, RV, RA, SVC, MYO, liver, muscle, fat, lung, marrow and
+        cortex, and ``streaming``: the SD within the right chambers. All in HU.
+
+    Raises:
+        InputError: ``state`` is unknown.
+
+    >>> levels = draw_levels("arterial", np.random.default_rng(0))
+    >>> levels["LV"] > levels["MYO"] > levels["fat"]
+    True
+    """
+    check_state(state)
+    table = {**_BLOOD[state], **_TISSUE[state], **_ALWAYS}
+    levels = {name: float(mean + sd * np.clip(rng.normal(), -2, 2)) for name, (mean, sd) in table.items()}
+    for name in _BLOOD[state]:
+        levels[name] = max(levels[name], _LOWEST_BLOOD_HU[state])
+    levels["LA"] = levels["LV"] + (float(rng.normal(0, 8)) if state != "non_contrast" else 0.0)
+    levels["AO"] = levels["LV"] + (float(rng.normal(0, 8)) if state != "non_contrast" else 0.0)
+    levels["LAA"] = levels["LA"] - float(rng.uniform(0, 1)) * _LAA_DROP_HU[state]
+    slow = float(rng.uniform()) < _SLOW_FLOW_SHARE
+    if slow and _LAA_DROP_HU[state] > 20:
+        levels["LAA"] = float(rng.uniform(80, 200))
+    levels["streaming"] = _STREAMING_HU[state] * float(rng.uniform(0.5, 1.5))
+    return levels
+
+
+def smooth_texture(
+    shape: tuple[int, int, int], spacing_mm: np.ndarray, scale_mm: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Return a smooth random field (X, Y, Z) of mean 0 and SD 1 whose structures are about ``scale_mm`` wide.
+
+    It is drawn on a coarse lattice fixed in space, so that its cost does not grow with the grid.
+    """
+    extent = np.array(shape) * spacing_mm
+    coarse = [max(4, int(np.ceil(size / scale_mm)) + 3) for size in extent]
+    field = gaussian_filter(rng.standard_normal(coarse).astype(np.float32), 0.6)
+    for axis, (count, fine) in enumerate(zip(coarse, shape)):
+        at = np.linspace(0.5, count - 1.5, fine)
+        low = np.floor(at).astype(int)
+        share = at - low
+        share = (share * share * (3 - 2 * share)).astype(np.float32)
+        weights = share.reshape([-1 if i == axis else 1 for i in range(3)])
+        field = np.take(field, low, axis) * (1 - weights) + np.take(field, low + 1, axis) * weights
+    return (field - field.mean()) / max(float(field.std()), 1e-6)
+
+
+def streaming_level(level_hu: float, texture: np.ndarray, levels: Mapping[str, float]) -> np.ndarray:
+    """Return per-voxel HU of a right chamber: mixed and unmixed blood side by side, never below plain blood."""
+    return np.maximum(level_hu + levels["streaming"] * texture, min(30.0, level_hu))
+
+
+def appendage_level(depth: np.ndarray, levels: Mapping[str, float]) -> np.ndarray:
+    """Return per-voxel HU of the appendage, from that of the LA at the orifice (depth 0) to its own at the tip (1)."""
+    return levels["LA"] + (levels["LAA"] - levels["LA"]) * np.clip(depth, 0, 1)
+
+
+def myocardium_level(lateral: np.ndarray, levels: Mapping[str, float], state: str) -> np.ndarray:
+    """Return per-voxel HU of the myocardium; ``lateral`` runs from -1 (septum) to 1 (lateral wall, less enhanced)."""
+    contrast = 0.0 if state == "non_contrast" else 10.0
+    return levels["MYO"] - contrast * lateral

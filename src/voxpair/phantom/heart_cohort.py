@@ -1,0 +1,221 @@
+"""Phantom hearts as cases: settings, drawing of patients, rendering, and a stream of cases.
+
+In: :class:`PhantomSettings`, a seed, an index. Out: :class:`~voxpair.core.case.Case` with image (HU), the eight
+labels, attributes (sex, contrast, metal, scan range, volumes) and every parameter as provenance.
+Case *i* depends on (settings, seed, i) alone.
+
+A phantom shows that a method works as built; it says nothing about clinical validity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from pydantic import Field, PositiveFloat, field_validator
+
+from voxpair.core.case import Case
+from voxpair.core.errors import InputError
+from voxpair.core.labels import CARDIAC8
+from voxpair.core.run import derive_seed
+from voxpair.core.settings import Settings
+from voxpair.phantom.acquisition import SATURATION_HU, Kernel, add_metal, blur, composite, noise
+from voxpair.phantom.anatomy import HeartParameters, draw_anatomy
+from voxpair.phantom.contrast import (
+    appendage_level,
+    check_state,
+    myocardium_level,
+    smooth_texture,
+    streaming_level,
+)
+from voxpair.phantom.heart import Heart, build_heart, heart_pose, heart_warp, inflation
+from voxpair.phantom.shapes import Pose, VoxelGrid
+from voxpair.phantom.thorax import Layer, metal_parts, pericardium, thorax_layers
+
+_FIELD_CENTRE_MM = np.array([8.0, 2.0, -6.0])
+
+
+class PhantomSettings(Settings):
+    """A cohort of phantom hearts.
+
+    Args:
+        grid: voxels along right, front and head.
+        field_of_view_mm: extent along the same axes of a scan of the heart alone.
+        arch_extra_mm: how much farther towards the head a scan up to the arch reaches, on the same grid.
+        kernel: reconstruction kernel: resolution and texture of the noise.
+        noise_hu: standard deviation of the noise.
+        contrast: state to probability; the probabilities need not add up to one.
+        women: probability of a woman.
+        lead, wires: probability of a pacemaker lead and of wires in the sternum.
+        up_to_arch: probability of a scan that reaches the aortic arch.
+
+    >>> PhantomSettings(grid=(32, 32, 32)).kernel
+    'standard'
+    """
+
+    grid: tuple[int, int, int] = (64, 64, 64)
+    field_of_view_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (190.0, 190.0, 155.0)
+    arch_extra_mm: float = Field(40.0, ge=0)
+    kernel: Kernel = "standard"
+    noise_hu: float = Field(25.0, ge=0)
+    contrast: dict[str, float] = {"arterial": 0.6, "mixed": 0.2, "late_venous": 0.1, "non_contrast": 0.1}
+    women: float = Field(0.5, ge=0, le=1)
+    lead: float = Field(0.08, ge=0, le=1)
+    wires: float = Field(0.07, ge=0, le=1)
+    up_to_arch: float = Field(0.3, ge=0, le=1)
+
+    @field_validator("grid")
+    @classmethod
+    def _enough_voxels(cls, grid: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(grid) < 8:
+            raise ValueError(f"a phantom needs at least 8 voxels along each axis, got {grid}")
+        return grid
+
+    @field_validator("contrast")
+    @classmethod
+    def _known_states(cls, contrast: dict[str, float]) -> dict[str, float]:
+        for state, share in contrast.items():
+            try:
+                check_state(state)
+            except InputError as error:
+                raise ValueError(str(error)) from None
+            if share < 0:
+                raise ValueError(f"the probability of {state!r} must not be negative, got {share}")
+        if sum(contrast.values()) <= 0:
+            raise ValueError("at least one contrast state needs a probability above 0")
+        return contrast
+
+
+def draw_parameters(seed: int, index: int, settings: PhantomSettings) -> HeartParameters:
+    """Draw patient ``index`` of the cohort named ``seed``; other patients have no influence."""
+    rng = np.random.default_rng(derive_seed("phantom", seed, index))
+    shares = np.array(list(settings.contrast.values()), float)
+    sex = "F" if rng.uniform() < settings.women else "M"
+    contrast = list(settings.contrast)[int(rng.choice(len(shares), p=shares / shares.sum()))]
+    chance = rng.uniform()
+    metal = "lead" if chance < settings.lead else "wires" if chance < settings.lead + settings.wires else "no"
+    scan_range = "up_to_arch" if rng.uniform() < settings.up_to_arch else "cardiac"
+    return draw_anatomy(rng, sex=sex, contrast=contrast, metal=metal, scan_range=scan_range)
+
+
+def render(parameters: HeartParameters, settings: PhantomSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scan one patient.
+
+    Returns:
+        image: (X, Y, Z) float32 HU, within the scanner's 12 bits.
+        labels: (X, Y, Z) uint8 values of ``CARDIAC8``; 0 is background.
+        affine: (4, 4), voxel index to RAS+ millimetres.
+
+    Raises:
+        InputError: the parameters contradict each other.
+    """
+    p = parameters
+    axes = _voxel_axes(p, settings)
+    grid = VoxelGrid(axes, heart_warp(p), heart_pose(p))
+    heart = build_heart(grid, p, inflation(p))
+    body = grid.with_pose(Pose())
+    layers = thorax_layers(body, p, pericardium(heart.structures, p.epicardial_fat_mm))
+    image, labels = composite(layers + _heart_layers(heart, grid, p), grid.spacing_mm)
+    rng = np.random.default_rng([p.detail_seed, 5])
+    inner, outer = metal_parts(p)
+    if inner or outer:
+        metal = np.minimum(grid.draw(*inner, margin_mm=6), body.draw(*outer, margin_mm=6))
+        image = add_metal(image, metal, grid.spacing_mm, rng)
+    image = blur(image, grid.spacing_mm, settings.kernel)
+    image += noise(grid.shape, grid.spacing_mm, settings.kernel, settings.noise_hu, rng)
+    affine = np.diag([*grid.spacing_mm, 1.0])
+    affine[:3, 3] = [axis[0] for axis in axes]
+    return np.clip(image, -1024, SATURATION_HU).astype(np.float32), labels, affine
+
+
+def heart_case(settings: PhantomSettings, seed: int, index: int) -> Case:
+    """Return case ``index`` of the cohort named ``seed``, for example ``heart_0007``.
+
+    Its attributes are sex, contrast, metal, scan_range and ``volume_LV_ml`` … of the labels in the field of view.
+    """
+    parameters = draw_parameters(seed, index, settings)
+    image, labels, affine = render(parameters, settings)
+    name = f"heart_{index:04d}"
+    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    counts = np.bincount(labels.ravel(), minlength=CARDIAC8.classes)
+    volumes = {f"volume_{s.name}_ml": round(float(counts[s.value] * voxel_ml), 2) for s in CARDIAC8.structures}
+    attributes: dict[str, Any] = {
+        "sex": parameters.sex,
+        "contrast": parameters.contrast,
+        "metal": "no" if parameters.metal == "no" else "yes",
+        "scan_range": parameters.scan_range,
+        **volumes,
+    }
+    provenance = {
+        "generator": "phantom",
+        "seed": seed,
+        "index": index,
+        "settings": settings.model_dump(mode="json"),
+        "parameters": parameters.to_dict(),
+    }
+    return Case(name, image, labels, affine, CARDIAC8, name, "phantom", attributes, provenance)
+
+
+def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0, workers: int = 1) -> Iterator[Case]:
+    """Stream cases ``first`` to ``count - 1`` in order, made by ``workers`` processes.
+
+    Raises:
+        InputError: ``first`` or ``workers`` make no sense.
+    """
+    if first < 0 or workers < 1:
+        raise InputError(f"phantom cases: first must be at least 0 and workers at least 1, got {first} and {workers}")
+    indices = range(first, count)
+    if workers == 1:
+        yield from (heart_case(settings, seed, index) for index in indices)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(heart_case, repeat(settings), repeat(seed), indices)
+
+
+def _voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:
+    """Return voxel centres along each axis in body millimetres."""
+    extent = np.array(settings.field_of_view_mm)
+    centre = _FIELD_CENTRE_MM + [p.offset_right_mm, p.offset_front_mm, p.offset_head_mm]
+    if p.scan_range == "up_to_arch":
+        extent = extent + [0, 0, settings.arch_extra_mm]
+        centre = centre + [0, 0, settings.arch_extra_mm / 2]
+    spacing = extent / settings.grid
+    return [
+        middle + step * (np.arange(voxels) - (voxels - 1) / 2)
+        for middle, step, voxels in zip(centre, spacing, settings.grid)
+    ]
+
+
+def _heart_layers(heart: Heart, grid: VoxelGrid, p: HeartParameters) -> list[Layer]:
+    """Return walls, then vessels that go on beyond the labels, then the labelled structures."""
+    levels, parts, vessels = p.levels_hu, heart.structures, heart.vessels
+    rng = np.random.default_rng([p.detail_seed, 6])
+    texture = smooth_texture(grid.shape, grid.spacing_mm, 16.0, rng)
+    chambers = np.minimum.reduce([parts[name] for name in ("LA", "LV", "RA", "RV", "LAA")])
+    pipes = np.minimum.reduce(list(vessels.values()))
+    right_atrium = streaming_level(levels["RA"], texture, levels)
+    inflow = np.clip(1 + vessels["cava"] / 14, 0, 1) if p.contrast != "non_contrast" else 1.0
+    above = np.clip((grid.points[2] - 5) / 25, 0, 1)  # contrast comes from above; the lower vein brings plain blood
+    upper = above * levels["SVC"] + (1 - above) * min(levels["RA"], 110.0)
+    blood = {
+        "LA": levels["LA"],
+        "LV": levels["LV"],
+        "AO": levels["AO"],
+        "PA": levels["PA"],
+        "RA": upper + inflow * (right_atrium - upper),
+        "RV": streaming_level(levels["RV"], texture, levels),
+        "LAA": appendage_level(heart.laa_depth, levels),
+    }
+    layers = [
+        Layer(chambers - p.wall_mm, levels["muscle"] + 10),
+        Layer(pipes - 1.6, levels["muscle"]),
+        Layer(vessels["cava"], upper),
+        Layer(vessels["veins"], levels["LA"]),
+        Layer(vessels["pulmonary"], levels["PA"]),
+        Layer(vessels["aorta"], levels["AO"]),
+        Layer(parts["MYO"], myocardium_level(heart.lateral, levels, p.contrast), "MYO"),
+    ]
+    return layers + [Layer(parts[name], level, name) for name, level in blood.items()]
