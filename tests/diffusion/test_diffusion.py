@@ -1,5 +1,6 @@
 """Closed forms: for Gaussian data every ideal network, exact flow and sampling error is known."""
 
+import itertools
 import math
 
 import pytest
@@ -56,7 +57,7 @@ def exact_flow(process, x, start, end):
 
 
 def orders(errors):
-    return [math.log2(a / b) for a, b in zip(errors, errors[1:])]
+    return [math.log2(a / b) for a, b in itertools.pairwise(errors)]
 
 
 @pytest.mark.parametrize("shift", [0.4, 1.0, 3.7])

@@ -15,6 +15,7 @@ Shapes: B batch, C channels, * any spatial axes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -76,7 +77,7 @@ def check_sampler(name: str, flow: bool) -> None:
 def euler(network: Network, process: RectifiedFlow, noise: Tensor, times: Tensor) -> Tensor:
     """Follow the velocity at the start of each step."""
     x = noise
-    for now, after in zip(times[:-1], times[1:]):
+    for now, after in itertools.pairwise(times):
         x = x + float(after - now) * network(x, _at(now, x))
     return x
 
@@ -88,7 +89,7 @@ def heun(network: Network, process: RectifiedFlow, noise: Tensor, times: Tensor)
     At time 0 a network has seen no noise, and its velocity there is the least reliable of all.
     """
     x = noise
-    for now, after in zip(times[:-1], times[1:]):
+    for now, after in itertools.pairwise(times):
         step = float(after - now)
         velocity = network(x, _at(now, x))
         if after > 0:
@@ -109,7 +110,7 @@ def ddpm(
         generators: one per volume of the batch, so that a volume's noise does not depend on its neighbours.
     """
     x = noise
-    for now, after in zip(times[:-1], times[1:]):
+    for now, after in itertools.pairwise(times):
         clean, _ = process.estimates(x, network(x, _at(now, x)), _at(now, x))
         bar_now, bar_after = float(process.alpha_bars[now]), float(process.alpha_bars[after])
         alpha = bar_now / bar_after
@@ -124,7 +125,7 @@ def ddpm(
 def ddim(network: Network, process: DiscreteDiffusion, noise: Tensor, times: Tensor) -> Tensor:
     """Move along the probability flow, keeping the estimates of data and noise over each step."""
     x = noise
-    for now, after in zip(times[:-1], times[1:]):
+    for now, after in itertools.pairwise(times):
         clean, epsilon = process.estimates(x, network(x, _at(now, x)), _at(now, x))
         bar = float(process.alpha_bars[after])
         x = math.sqrt(bar) * clean + math.sqrt(1 - bar) * epsilon
@@ -138,7 +139,7 @@ def dpm_solver(network: Network, process: DiscreteDiffusion, noise: Tensor, time
     The first step has no step before it and the last ends at infinite SNR: both are of first order.
     """
     x, previous, last_width = noise, None, math.inf
-    for now, after in zip(times[:-1], times[1:]):
+    for now, after in itertools.pairwise(times):
         clean, _ = process.estimates(x, network(x, _at(now, x)), _at(now, x))
         width = _half_log_snr(process, after) - _half_log_snr(process, now)
         direction = clean

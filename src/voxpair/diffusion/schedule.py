@@ -71,9 +71,7 @@ def make_betas(schedule: BetaSchedule, steps: int, start: float = 0.0015, end: f
         start, end: beta_1 and beta_T, in (0, 1); the defaults are those of latent diffusion.
     """
     if steps < 2 or not 0 < start <= end < 1:
-        raise InputError(
-            f"a noise schedule needs 2 or more steps and 0 < start <= end < 1, got {steps}, {start}, {end}"
-        )
+        raise InputError(f"a noise schedule needs 2+ steps and 0 < start <= end < 1, got {steps}, {start}, {end}")
     if schedule == "linear":
         return torch.linspace(start, end, steps, dtype=torch.float64)
     if schedule == "scaled_linear":
