@@ -1,0 +1,1 @@
+"""Self-supervised pre-training: images in, encoder weights out."""
