@@ -126,7 +126,8 @@ def _assemble(grid: VoxelGrid, p: HeartParameters, grow: Grow) -> Heart:
     epicardium, myo, lateral = _myocardium(grid, p, lv, body, grow)
     aorta = grid.draw(*_aorta_shapes(p), blend_mm=4)
     outflow = grid.beyond(AORTIC_VALVE, AORTIC_AXIS)
-    ao = np.maximum(np.maximum(aorta, -outflow), -lv)
+    in_front = grid.beyond((0, -36, 0), (0, 1, 0))  # the descending limb passes the valve's height behind the heart
+    ao = np.maximum.reduce([aorta, np.minimum(-outflow, in_front), -lv])
     ao_label = _ascending_part(grid, ao, p)
     trunk, branches = _pulmonary_shapes(p)
     artery = np.maximum(grid.draw(trunk, *branches, blend_mm=5), -grid.beyond(PULMONARY_VALVE, PULMONARY_AXIS))
@@ -181,7 +182,7 @@ def _left_ventricle(grid: VoxelGrid, p: HeartParameters, grow: Grow) -> tuple[np
 def _myocardium(
     grid: VoxelGrid, p: HeartParameters, lv: np.ndarray, body: np.ndarray, grow: Grow
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what the epicardium encloses below the base, the wall itself (open there), and how lateral each voxel is."""
+    """Return what the epicardium encloses below the base, the wall (open there), and how lateral each voxel is."""
     around = np.tensordot(FRAME.astype(np.float32), grid.points, axes=1)
     lateral = -around[0] / np.sqrt(around[0] ** 2 + around[1] ** 2 + 1)
     down = np.clip(around[2] / 80, 0, 1)

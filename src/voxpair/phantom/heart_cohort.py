@@ -61,7 +61,9 @@ class PhantomSettings(Settings):
     arch_extra_mm: float = Field(40.0, ge=0)
     kernel: Kernel = "standard"
     noise_hu: float = Field(25.0, ge=0)
-    contrast: dict[str, float] = {"arterial": 0.6, "mixed": 0.2, "late_venous": 0.1, "non_contrast": 0.1}
+    contrast: dict[str, float] = Field(
+        default_factory=lambda: {"arterial": 0.6, "mixed": 0.2, "late_venous": 0.1, "non_contrast": 0.1}
+    )
     women: float = Field(0.5, ge=0, le=1)
     lead: float = Field(0.08, ge=0, le=1)
     wires: float = Field(0.07, ge=0, le=1)
@@ -178,10 +180,10 @@ def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0
 def _voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:
     """Return voxel centres along each axis in body millimetres."""
     extent = np.array(settings.field_of_view_mm)
-    centre = _FIELD_CENTRE_MM + [p.offset_right_mm, p.offset_front_mm, p.offset_head_mm]
+    centre = _FIELD_CENTRE_MM + np.array([p.offset_right_mm, p.offset_front_mm, p.offset_head_mm])
     if p.scan_range == "up_to_arch":
-        extent = extent + [0, 0, settings.arch_extra_mm]
-        centre = centre + [0, 0, settings.arch_extra_mm / 2]
+        extent[2] += settings.arch_extra_mm
+        centre[2] += settings.arch_extra_mm / 2
     spacing = extent / settings.grid
     return [
         middle + step * (np.arange(voxels) - (voxels - 1) / 2)

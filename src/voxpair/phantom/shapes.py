@@ -51,9 +51,10 @@ class Ellipsoid:
         centred = points.reshape(3, -1) - np.asarray(self.centre, np.float32)[:, None]
         radii = np.asarray(self.radii, np.float32)[:, None]
         scaled = np.asarray(self.axes, np.float32) @ centred / radii
-        unit = np.sqrt((scaled**2).sum(0))
-        slope = np.sqrt(((scaled / radii) ** 2).sum(0)) + 1e-6
-        return (np.maximum(unit, 1e-3) * (unit - 1) / slope).reshape(shape)
+        unit = np.maximum(np.sqrt((scaled**2).sum(0)), 1e-6)
+        slope = np.maximum(np.sqrt(((scaled / radii) ** 2).sum(0)), 1e-12)
+        deepest = -np.float32(min(self.radii))  # the first-order formula has a pole at the centre
+        return np.maximum(unit * (unit - 1) / slope, deepest).reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def _diaphragm(grid: VoxelGrid, p: HeartParameters) -> np.ndarray:
     right = 34 * np.exp(-(((x - 92) / 48) ** 2) - ((y + 4) / 62) ** 2)
     left = 20 * np.exp(-(((x + 62) / 40) ** 2) - ((y + 14) / 55) ** 2)
     behind = 26 * np.clip(-(y + 30) / 60, 0, 1.5)  # it falls off towards the back
-    return 0.85 * (z - (p.diaphragm_height_mm - 70 + right + left - behind))
+    return 0.85 * (z - (p.diaphragm_height_mm - 57 + right + left - behind))
 
 
 def _liver(grid: VoxelGrid, ground: np.ndarray) -> np.ndarray:
@@ -151,9 +151,9 @@ def _lung_vessels(grid: VoxelGrid, p: HeartParameters) -> np.ndarray:
     rng = np.random.default_rng([p.detail_seed, 4])
     twigs: list[Tube] = []
     for hilum, outward in (((64, -28, 36), 1.0), ((-36, -46, 40), -1.0)):
-        for _ in range(9):
+        for _ in range(12):
             way = np.array([outward * rng.uniform(0.2, 1), rng.uniform(-0.8, 1.0), rng.uniform(-1.0, 0.9)])
-            _grow_twig(twigs, np.array(hilum, float), way, 3.2, 3, rng)
+            _grow_twig(twigs, np.array(hilum, float), way, 3.6, 4, rng)
     return grid.draw(*twigs, margin_mm=4)
 
 
@@ -162,7 +162,7 @@ def _grow_twig(
 ) -> None:
     """Add one vessel and, ``depth`` times over, the two into which it divides (radii after Murray: r^3 is kept)."""
     way = way / np.linalg.norm(way)
-    end = start + way * rng.uniform(16, 30)
+    end = start + way * rng.uniform(15, 27)
     twigs.append(Tube([start, end], [radius_mm, 0.8 * radius_mm]))
     if depth > 1:
         for _ in range(2):

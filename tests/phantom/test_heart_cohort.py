@@ -1,0 +1,188 @@
+"""Whole phantoms: determinism, sizes, topology, situs, brightness, and refusals."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure, label
+
+from voxpair.core.errors import InputError
+from voxpair.core.labels import CARDIAC8
+from voxpair.core.settings import override
+from voxpair.phantom import HeartParameters, PhantomSettings, draw_parameters, heart_case, heart_cases, render
+from voxpair.phantom.contrast import draw_levels
+from voxpair.phantom.heart import inflation
+
+SMALL = PhantomSettings(grid=(24, 24, 24))
+WHOLE = PhantomSettings(grid=(48, 48, 48), field_of_view_mm=(192, 192, 192), noise_hu=0)
+"""Nothing of the heart is cut off."""
+
+
+@cache
+def whole_heart(index):
+    return heart_case(WHOLE, 5, index)
+
+
+def structure(case, name):
+    return case.labels == CARDIAC8.value_of(name)
+
+
+def touches(case, first, second):
+    """Number of voxels of ``second`` that share a face with ``first``."""
+    return int((binary_dilation(structure(case, first)) & structure(case, second)).sum())
+
+
+def centre_mm(case, name):
+    voxels = np.argwhere(structure(case, name)).mean(axis=0)
+    return voxels @ case.affine[:3, :3].T + case.affine[:3, 3]
+
+
+def test_a_case_depends_on_settings_seed_and_index_alone():
+    again, straight = heart_case(SMALL, 3, 2), list(heart_cases(SMALL, 3, 3))[2]
+    np.testing.assert_array_equal(again.image, straight.image)
+    np.testing.assert_array_equal(again.labels, straight.labels)
+    assert again.attributes == straight.attributes and again.name == "heart_0002"
+    assert not np.array_equal(again.image, heart_case(SMALL, 4, 2).image)
+
+
+def test_a_stream_can_start_anywhere_and_uses_processes_in_order():
+    tail = list(heart_cases(SMALL, 4, 1, first=2))
+    assert [case.name for case in tail] == ["heart_0002", "heart_0003"]
+    for one, other in zip(tail, heart_cases(SMALL, 4, 1, first=2, workers=2), strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+def test_a_patient_does_not_depend_on_the_grid():
+    assert draw_parameters(0, 1, SMALL) == draw_parameters(0, 1, WHOLE)
+
+
+def test_a_case_says_what_it_is():
+    case = whole_heart(0)
+    assert case.source == "phantom" and case.label_table is CARDIAC8
+    assert set(case.provenance["parameters"]) == set(HeartParameters().to_dict())
+    assert case.attributes["metal"] in ("yes", "no") and case.attributes["sex"] in ("F", "M")
+    voxel_ml = np.prod(case.spacing_mm) / 1000
+    assert case.attributes["volume_RV_ml"] == pytest.approx(structure(case, "RV").sum() * voxel_ml, abs=0.01)
+
+
+def test_labelled_volumes_are_those_asked_for():
+    names = ("LV", "MYO", "RV", "LA", "RA", "LAA")
+    ratios = np.array(
+        [
+            [
+                case.attributes[f"volume_{name}_ml"] / case.provenance["parameters"][f"{name.lower()}_volume_ml"]
+                for name in names
+            ]
+            for case in map(whole_heart, range(8))
+        ]
+    )
+    np.testing.assert_allclose(ratios[:, :5], 1, atol=0.06)
+    np.testing.assert_allclose(ratios[:, 5].mean(), 1, atol=0.15)  # a few dozen voxels each
+
+
+def test_mean_volumes_are_those_of_adults():
+    drawn = [draw_parameters(0, index, SMALL) for index in range(300)]
+    assert np.mean([p.lv_volume_ml for p in drawn]) == pytest.approx((112.9 + 98.2) / 2, abs=5)
+    assert np.mean([p.myo_volume_ml for p in drawn]) == pytest.approx((138 + 103) / 2, abs=6)
+    assert np.mean([p.laa_volume_ml for p in drawn]) == pytest.approx(5.2, abs=0.6)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_topology(index):
+    case = whole_heart(index)
+    assert set(np.unique(case.labels)) == set(range(9))
+    assert touches(case, "LV", "RV") == 0
+    for first, second in (("MYO", "LV"), ("MYO", "RV"), ("LA", "LAA"), ("LA", "LV"), ("AO", "LV"), ("PA", "RV")):
+        assert touches(case, first, second) >= 2, (first, second)
+    assert touches(case, "RA", "RV") >= 2
+    for name in ("LV", "RV", "LA", "RA", "MYO", "AO", "PA"):
+        parts, count = label(structure(case, name), generate_binary_structure(3, 3))
+        assert np.bincount(parts.ravel())[1:].max() > 0.97 * structure(case, name).sum(), (name, count)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_situs_in_right_front_head_millimetres(index):
+    at = {name: centre_mm(whole_heart(index), name) for name in CARDIAC8.names}
+    right, front, head = 0, 1, 2
+    assert at["LV"][right] < at["RA"][right] - 40
+    assert at["RV"][front] > at["LV"][front] + 8
+    assert at["LA"][front] < at["RV"][front] - 35
+    assert at["PA"][right] < at["AO"][right]
+    assert min(at["AO"][head], at["PA"][head]) > max(at["LV"][head], at["RV"][head], at["RA"][head])
+    assert at["LAA"][right] < at["LA"][right]
+    lv = np.argwhere(structure(whole_heart(index), "LV")) @ whole_heart(index).affine[:3, :3].T
+    apex = lv[np.argmin(lv @ [1, -0.9, 1])] - lv.mean(axis=0)
+    assert apex[right] < 0 and apex[front] > 0 and apex[head] < 0
+
+
+@pytest.mark.parametrize("state", ["arterial", "mixed", "late_venous", "non_contrast"])
+def test_medians_inside_the_chambers_are_the_levels_of_the_state(state):
+    levels = draw_levels(state, np.random.default_rng(4))
+    patient = replace(HeartParameters(), contrast=state, levels_hu=levels)
+    image, labels, _ = render(patient, WHOLE)
+    for name, tolerance in (("LV", 5), ("LA", 5), ("AO", 5), ("PA", 5), ("RV", 25), ("MYO", 12)):
+        core = binary_erosion(labels == CARDIAC8.value_of(name), iterations=1)
+        assert np.median(image[core]) == pytest.approx(levels[name], abs=tolerance), name
+
+
+def test_noise_is_what_was_asked_for_in_the_lungs_and_in_the_heart():
+    patient = HeartParameters()
+    quiet = render(patient, WHOLE)[0]
+    noisy = render(patient, override(WHOLE, ["noise_hu=30"]))[0]
+    unclipped = (quiet > -850) & (quiet < 2000)
+    assert (noisy - quiet)[unclipped].std() == pytest.approx(30, rel=0.03)
+
+
+def test_metal_saturates_and_leaves_the_labels_alone():
+    plain = render(HeartParameters(), WHOLE)
+    for metal in ("lead", "wires"):
+        image, labels, _ = render(replace(HeartParameters(), metal=metal), WHOLE)
+        assert image.max() > plain[0].max() + 300
+        np.testing.assert_array_equal(labels, plain[1])
+
+
+def test_a_scan_up_to_the_arch_reaches_higher_and_sees_more_aorta():
+    cardiac = render(HeartParameters(), SMALL)
+    arch = render(replace(HeartParameters(), scan_range="up_to_arch"), SMALL)
+
+    def top(affine):
+        return affine[2, 3] + affine[2, 2] * SMALL.grid[2]
+
+    def aorta_ml(result):
+        return (result[1] == CARDIAC8.value_of("AO")).sum() * np.linalg.det(result[2][:3, :3]) / 1000
+
+    assert top(arch[2]) > top(cardiac[2]) + 35
+    assert aorta_ml(arch) > 1.2 * aorta_ml(cardiac)
+
+
+def test_chambers_that_cannot_fit_are_refused_by_name():
+    with pytest.raises(InputError, match="laa_volume_ml"):
+        inflation(replace(HeartParameters(), laa_volume_ml=400.0))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("field_of_view_mm=[190, 0, 150]", "field_of_view_mm"),
+        ("grid=[4, 64, 64]", "at least 8 voxels"),
+        ("noise_hu=-1", "noise_hu"),
+        ("kernel=bone", "kernel"),
+        ("contrast={venous: 1}", "unknown contrast state 'venous'"),
+        ("women=1.5", "women"),
+    ],
+)
+def test_impossible_settings_are_refused_with_the_reason(assignment, words):
+    with pytest.raises(InputError, match=words):
+        override(PhantomSettings(), [assignment])
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(ValidationError, match="spacing"):
+        PhantomSettings(spacing=1)
+
+
+def test_a_stream_that_makes_no_sense_is_refused():
+    with pytest.raises(InputError, match="workers"):
+        next(heart_cases(SMALL, 1, 0, workers=0))
