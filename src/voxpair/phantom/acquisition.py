@@ -95,7 +95,7 @@ def add_metal(image: np.ndarray, distance: np.ndarray, spacing_mm: np.ndarray, r
     share = np.clip(0.5 - distance / voxel_mm, 0, 1)
     result = image.copy()
     rays = rng.uniform(0, 2 * np.pi, 6)
-    strength = rng.uniform(60, 140, 6) * np.array([1, -1, 1, -1, 1, -1])
+    strength = rng.uniform(150, 380, 6) * np.array([1, -1, 1, -1, 1, -1])
     x, y = np.meshgrid(*(np.arange(n) * s for n, s in zip(image.shape[:2], spacing_mm)), indexing="ij")
     for k in np.flatnonzero(share.any(axis=(0, 1))):
         weight = share[:, :, k]
@@ -103,6 +103,6 @@ def add_metal(image: np.ndarray, distance: np.ndarray, spacing_mm: np.ndarray, r
         right, front = x - centre[0], y - centre[1]
         far = np.hypot(right, front)
         angle = np.arctan2(front, right)
-        fan = sum(s * np.exp(-((np.sin((angle - ray) / 2) / 0.07) ** 2)) for s, ray in zip(strength, rays))
+        fan = sum(s * np.exp(-((np.sin((angle - ray) / 2) / 0.06) ** 2)) for s, ray in zip(strength, rays))
         result[:, :, k] += fan * min(float(weight.sum()), 4) / 4 * np.exp(-far / 45) * (far > voxel_mm)
     return np.maximum(result, share * (SATURATION_HU + 1000) - 1000)

@@ -9,9 +9,9 @@ A phantom shows that a method works as built; it says nothing about clinical val
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
+from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -174,7 +174,13 @@ def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0
         yield from (heart_case(settings, seed, index) for index in indices)
         return
     with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(heart_case, repeat(settings), repeat(seed), indices)
+        waiting: deque[Future[Case]] = deque()
+        for index in indices:
+            waiting.append(pool.submit(heart_case, settings, seed, index))
+            if len(waiting) > 2 * workers:  # never more than this in memory, however slow the consumer
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:

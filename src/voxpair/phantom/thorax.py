@@ -14,7 +14,7 @@ import numpy as np
 
 from voxpair.phantom.anatomy import HeartParameters
 from voxpair.phantom.contrast import smooth_texture
-from voxpair.phantom.shapes import Tube, VoxelGrid, smooth_union
+from voxpair.phantom.shapes import Ellipsoid, Tube, VoxelGrid, smooth_union
 
 MIDLINE_MM = 22.0
 SPINE_MM = -84.0
@@ -49,6 +49,8 @@ def thorax_layers(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray
     skin = np.minimum(wall - p.subcutaneous_fat_mm, _back(grid))
     ground = _diaphragm(grid, p)
     mediastinum = _mediastinum(grid, heart_outside)
+    stomach = grid.draw(Ellipsoid((-48, -14, -96), (44, 50, 46)))
+    gas = grid.draw(Ellipsoid((-52, 12, -82), (17, 13, 14)))
     texture = smooth_texture(grid.shape, grid.spacing_mm, 14.0, np.random.default_rng([p.detail_seed, 3]))
     dependent = -0.35 * grid.points[1]  # lungs are denser at the back of someone who lies on it
     lung_hu = levels["lung"] + dependent + 12 * texture
@@ -58,6 +60,8 @@ def thorax_layers(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray
         Layer(np.maximum(cavity, -ground), lung_hu),
         Layer(np.maximum(_lung_vessels(grid, p), cavity + 4), 0.6 * levels["PA"] + 20),
         Layer(np.maximum(ground, cavity), levels["fat"]),
+        Layer(np.maximum.reduce([stomach, ground + 4, cavity + 4]), levels["muscle"] - 10 + 8 * texture),
+        Layer(np.maximum(gas, ground + 7), -950.0),
         Layer(np.maximum(_liver(grid, ground), cavity + 2), levels["liver"] + 5 * texture),
         Layer(np.maximum(mediastinum, cavity - 1), levels["fat"] + 8 * texture),
     ]
@@ -83,7 +87,9 @@ def _diaphragm(grid: VoxelGrid, p: HeartParameters) -> np.ndarray:
 
 def _liver(grid: VoxelGrid, ground: np.ndarray) -> np.ndarray:
     """Return the liver under the right dome, its left lobe reaching under the heart."""
-    return np.maximum(ground + 3, -(grid.points[0] + 22 + 0.35 * (grid.points[2] + 70)))
+    x, y, z = grid.points
+    edge = -(x + 14 + 0.5 * (z + 70) - 14 * np.sin((y + 20) / 30))
+    return np.maximum(ground + 3, edge)
 
 
 def _mediastinum(grid: VoxelGrid, heart_outside: np.ndarray) -> np.ndarray:
@@ -180,7 +186,7 @@ def metal_parts(p: HeartParameters) -> tuple[list[Tube], list[Tube]]:
             angles = np.linspace(0, 2 * np.pi, 13)
             y = _STERNUM_MM + 0.06 * z
             ring = [(MIDLINE_MM + 14 * np.cos(t), y + 7 * np.sin(t), z + 3 * np.cos(t)) for t in angles]
-            wires.append(Tube(ring, [0.9] * len(ring)))
+            wires.append(Tube(ring, [1.2] * len(ring)))
         return [], wires
     return [], []
 
