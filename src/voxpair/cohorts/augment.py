@@ -100,8 +100,9 @@ class SpatialIntensitySettings(Settings):
         elastic_mm: standard deviation of a smooth displacement; 0 for none.
         elastic_cells: control points per axis of that displacement.
         flip_axes: axes (0, 1, 2 for x, y, z) mirrored with probability 1/2; none by default, since bodies have sides.
-        gamma: largest exponent, drawn between 1 / gamma and gamma.
-        brightness, contrast: largest shift, and largest relative change about the mean.
+        gamma: largest exponent, drawn between 1 / gamma and gamma; mean and deviation of the volume are kept.
+        brightness, contrast: largest shift in units of the window (0.05 of 3000 HU are 150 HU), and largest relative
+            change about the mean.
         noise: largest standard deviation of white noise, in units of the window.
         blur_voxels: largest sigma of a Gaussian blur.
         shading: largest relative amplitude of a smooth multiplicative field, such as a coil's.
@@ -117,10 +118,10 @@ class SpatialIntensitySettings(Settings):
     gamma_probability: Probability = 0.3
     gamma: float = Field(1.5, ge=1)
     brightness_probability: Probability = 0.3
-    brightness: float = Field(0.1, ge=0)
+    brightness: float = Field(0.05, ge=0)
     contrast: float = Field(0.25, ge=0, lt=1)
     noise_probability: Probability = 0.2
-    noise: float = Field(0.05, ge=0)
+    noise: float = Field(0.03, ge=0)
     blur_probability: Probability = 0.2
     blur_voxels: float = Field(1.0, gt=0)
     shading_probability: Probability = 0.2
@@ -169,7 +170,9 @@ class SpatialIntensityAugmentation:
             gain, mean = 1 + _uniform(-s.contrast, s.contrast, random), image.mean()
             image = (image - mean) * gain + mean + _uniform(-s.brightness, s.brightness, random)
         if _happens(s.gamma_probability, random):
-            image = image.clamp(0, 1) ** (s.gamma ** _uniform(-1, 1, random))
+            bent = image.clamp(0, 1) ** (s.gamma ** _uniform(-1, 1, random))
+            # in a window of 3000 HU the exponent alone would move blood by hundreds of HU: keep mean and deviation
+            image = (bent - bent.mean()) * (image.std() / bent.std().clamp(min=1e-6)) + image.mean()
         if _happens(s.noise_probability, random):
             image = image + torch.randn(image.shape, generator=random) * _uniform(0, s.noise, random)
         return image.clamp(0, 1)
