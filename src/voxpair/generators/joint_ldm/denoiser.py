@@ -1,0 +1,202 @@
+"""The denoiser: a U-Net on latents that knows the time and the condition, and its fit.
+
+Takes normalised latents with their conditions; gives a network for ``diffusion.sampler``.
+
+Source: papers: unconditional DDPM, L2 (Ikuta et al. 2024, Hu et al. 2024; they give no network, schedule or sampler,
+so the "paper" preset takes those of latent diffusion, Rombach et al. 2022, as MONAI has them). Ours: rectified flow
+(as MAISI), conditions by classifier-free guidance, augmentation told to the network (Karras et al. 2022).
+
+Shapes: B batch, L latent channels, x y z latent axes, D length of the condition, V of the augmentation's vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from monai.networks.nets import DiffusionModelUNet
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from voxpair.core.run import RunFolder, derive_seed
+from voxpair.core.settings import Settings
+from voxpair.diffusion.process import DiscreteDiffusion, Process, RectifiedFlow
+from voxpair.diffusion.schedule import BetaSchedule, make_alpha_bars, make_betas, resolution_shift
+from voxpair.generators.joint_ldm.autoencoder import norm_groups
+from voxpair.generators.joint_ldm.conditions import Conditions
+from voxpair.generators.joint_ldm.latents import LatentBatches
+from voxpair.training.loop import LoopSettings, Task, fit
+
+
+class DiffusionSettings(Settings):
+    """Process, network and fit of the latent diffusion model.
+
+    Attributes:
+        formulation: "flow" (rectified flow), or "epsilon" or "v" prediction of a discrete diffusion.
+        density: training times of "flow".
+        shift_scale: "flow": time shift at a latent of 32^3; it grows with the cube root of the latent's size.
+        levels, schedule, zero_terminal_snr: of the discrete diffusion; "epsilon" cannot have zero terminal SNR.
+        channels: width per level; each level after the first halves the latent.
+        res_blocks: residual blocks per level.
+        attention: which levels have self-attention, besides the middle, which always has it.
+        head_channels: channels per attention head.
+        loss: "l1" or "l2" (the papers').
+        loop: length and rates of the fit.
+    """
+
+    formulation: Literal["flow", "epsilon", "v"] = "flow"
+    density: Literal["uniform", "logit_normal"] = "uniform"
+    shift_scale: float = Field(1.4, gt=0)
+    levels: int = Field(1000, ge=2)
+    schedule: BetaSchedule = "scaled_linear"
+    zero_terminal_snr: bool = False
+    channels: tuple[int, ...] = (32, 64, 96)
+    res_blocks: int = Field(1, ge=1)
+    attention: tuple[bool, ...] = (False, False, True)
+    head_channels: int = Field(16, ge=1)
+    loss: Literal["l1", "l2"] = "l2"
+    loop: LoopSettings = LoopSettings(
+        updates=4000, batch_size=8, learning_rate=1e-3, weight_decay=1e-4, decay="cosine", warmup=100, ema=0.999
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> DiffusionSettings:
+        if not self.channels or len(self.channels) != len(self.attention):
+            raise ValueError(f"channels {self.channels} and attention {self.attention} must name the same levels")
+        attended = [c for c, a in zip(self.channels, self.attention) if a] + [self.channels[-1]]
+        if any(c % self.head_channels for c in attended):
+            raise ValueError(
+                f"widths with attention, {attended}, must be multiples of {self.head_channels} (head_channels)"
+            )
+        if self.formulation == "epsilon" and self.zero_terminal_snr:
+            raise ValueError('epsilon prediction cannot have zero terminal SNR: use formulation "v" or "flow"')
+        return self
+
+    @property
+    def downsampling(self) -> int:
+        """By how much the U-Net shrinks a latent: its sides must be multiples of this."""
+        return 2 ** (len(self.channels) - 1)
+
+    def process(self, latent_shape: tuple[int, ...]) -> Process:
+        """Return the diffusion process for latents with these spatial axes."""
+        if self.formulation == "flow":
+            voxels = int(torch.tensor(latent_shape).prod())
+            return RectifiedFlow(resolution_shift(voxels, self.shift_scale), self.density)
+        alpha_bars = make_alpha_bars(make_betas(self.schedule, self.levels), self.zero_terminal_snr)
+        return DiscreteDiffusion(alpha_bars, self.formulation)
+
+
+class Denoiser(nn.Module):
+    """MONAI's diffusion U-Net with a condition vector of any length, also none.
+
+    Args:
+        condition_length: D + V.
+
+    >>> settings = DiffusionSettings(channels=(8, 8), attention=(False, False), head_channels=8)
+    >>> network = Denoiser(settings, latent_channels=4, condition_length=3)
+    >>> network(torch.randn(2, 4, 4, 4, 4), torch.tensor([0.0, 999.0]), torch.zeros(2, 3)).shape
+    torch.Size([2, 4, 4, 4, 4])
+    """
+
+    def __init__(self, settings: DiffusionSettings, latent_channels: int, condition_length: int) -> None:
+        super().__init__()
+        self.unet = DiffusionModelUNet(
+            spatial_dims=3,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            channels=settings.channels,
+            num_res_blocks=settings.res_blocks,
+            attention_levels=settings.attention,
+            num_head_channels=settings.head_channels,
+            norm_num_groups=norm_groups(settings.channels),
+            num_class_embeds=1 if condition_length else None,
+            use_flash_attention=True,
+        )
+        if condition_length:
+            # MONAI adds the embedding of one class index to the time embedding. We need that place for a vector:
+            # num_class_embeds opens it, and this network takes the table's seat.
+            width = 4 * settings.channels[0]
+            self.unet.class_embedding = nn.Sequential(
+                nn.Linear(condition_length, width), nn.SiLU(), nn.Linear(width, width)
+            )
+        self.conditional = condition_length > 0
+        self.to(memory_format=torch.channels_last_3d)
+
+    def forward(self, latent: Tensor, network_time: Tensor, condition: Tensor) -> Tensor:
+        """Return the process's target, (B, L, x, y, z) float32.
+
+        Args:
+            network_time: (B,), 0 to about 1000, as ``process.network_time`` gives it.
+            condition: (B, D + V); zeros for "open" and "not moved".
+        """
+        return self.unet(latent, network_time.float(), class_labels=condition if self.conditional else None).float()
+
+
+class DenoiserTask(Task):
+    """Corrupt, predict, compare; entries of the condition are hidden at random.
+
+    Args:
+        validation: a batch of held-out latents, at unchanging times and noise: ``score`` is minus their loss.
+    """
+
+    def __init__(
+        self,
+        network: Denoiser,
+        process: Process,
+        settings: DiffusionSettings,
+        hide: Callable[[Tensor], Tensor],
+        validation: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.process, self.settings, self.hide = network, process, settings, hide
+        self.validation = validation
+
+    def forward(self, batch: Mapping[str, Any], player: str) -> dict[str, Tensor]:
+        clean = batch["latent"]
+        time = self.process.draw_times(len(clean), device=clean.device)
+        condition = torch.cat([self.hide(batch["condition"]), batch["augmentation"]], 1)
+        return {"loss": self._loss(clean, torch.randn_like(clean), time, condition)}
+
+    def validate(self) -> dict[str, float]:
+        if self.validation is None:
+            return {}
+        device = next(self.parameters()).device
+        clean = self.validation["latent"]
+        condition = torch.cat([self.validation["condition"], self.validation["augmentation"]], 1).to(device)
+        losses = []
+        for part in range(4):
+            random = torch.Generator().manual_seed(derive_seed("validation noise", part))
+            time = self.process.draw_times(len(clean), random)
+            noise = torch.randn(clean.shape, generator=random)
+            losses.append(float(self._loss(clean.to(device), noise.to(device), time.to(device), condition)))
+        loss = sum(losses) / len(losses)
+        return {"validation_loss": loss, "score": -loss}
+
+    def _loss(self, clean: Tensor, noise: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        output = self.network(self.process.corrupt(clean, noise, time), self.process.network_time(time), condition)
+        distance = F.l1_loss if self.settings.loss == "l1" else F.mse_loss
+        return distance(output, self.process.target(clean, noise, time))
+
+
+def fit_denoiser(
+    batches: LatentBatches,
+    validation: Mapping[str, Any] | None,
+    conditions: Conditions,
+    drop: float,
+    settings: DiffusionSettings,
+    run: RunFolder,
+) -> Denoiser:
+    """Fit a denoiser on latents; ``drop`` is the probability of hiding entries of the condition."""
+    example = batches.rows([(0, 0)])
+    shape = example["latent"].shape
+    torch.manual_seed(derive_seed("denoiser", run.seed))
+    network = Denoiser(settings, shape[1], conditions.length + example["augmentation"].shape[1])
+
+    def hide(vectors: Tensor) -> Tensor:
+        return conditions.hide(vectors, drop)
+
+    task = DenoiserTask(network, settings.process(tuple(shape[2:])), settings, hide, validation)
+    fit(task, batches, settings.loop, run, "diffusion")
+    return network.eval()

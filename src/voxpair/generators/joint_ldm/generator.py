@@ -1,0 +1,401 @@
+"""JointLDM: the latent diffusion model of pairs as one generator; it fits, samples, saves and loads.
+
+Takes a split cohort; gives a stream of synthetic cases. Settings, label table, normalisation and vocabulary travel
+with the weights: whoever loads a generator needs nothing else.
+
+    RUN/prepared/                        training and validation cases on the grid
+    RUN/autoencoder/                     step 1: log, checkpoint, weights, reconstruction.json
+    RUN/latents/, RUN/latents-val/       what step 2 is fitted on
+    RUN/diffusion/                       step 2: log, checkpoint, weights
+
+    MODEL/generator.json                 settings and facts
+    MODEL/autoencoder.safetensors, MODEL/denoiser.safetensors
+
+Source: Ikuta et al. 2024 and Hu et al. 2024, section 3.2 (see the modules for what is theirs and what is ours).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from voxpair.cohorts.datasets import PreparedCohort
+from voxpair.cohorts.geometry import Geometry
+from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
+from voxpair.core.case import Case
+from voxpair.core.errors import InputError, RunError
+from voxpair.core.labels import LabelTable, Structure
+from voxpair.core.run import RunFolder, derive_seed, make_folder, read_json, write_json
+from voxpair.core.settings import Settings, digest
+from voxpair.diffusion.sampler import check_sampler, guide, sample
+from voxpair.generators.joint_ldm.autoencoder import AutoencoderSettings, JointAutoencoder
+from voxpair.generators.joint_ldm.cleanup import remove_specks
+from voxpair.generators.joint_ldm.conditions import VOLUME, Conditions, ConditionSettings
+from voxpair.generators.joint_ldm.denoiser import Denoiser, DiffusionSettings, fit_denoiser
+from voxpair.generators.joint_ldm.latents import LatentBatches, Latents, LatentSettings, Normalisation
+from voxpair.generators.joint_ldm.reconstruction import fit_autoencoder, make_autoencoder
+from voxpair.training.state import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from voxpair.cohorts.cohort import Cohort
+
+
+class SamplingSettings(Settings):
+    """How a pair is drawn.
+
+    Attributes:
+        sampler: "auto" takes "euler" for rectified flow and "dpm_solver" for discrete diffusion.
+        steps: evaluations of the denoiser ("heun": almost twice as many).
+        guidance: 1 follows a condition as learnt, more exaggerates it; costs a second evaluation per step.
+        smallest_part_mm3: detached parts of a structure below this volume are removed; 0 changes nothing.
+    """
+
+    sampler: Literal["auto", "euler", "heun", "ddpm", "ddim", "dpm_solver"] = "auto"
+    steps: int = Field(30, ge=1)
+    guidance: float = Field(1.0, ge=1)
+    smallest_part_mm3: float = Field(0.0, ge=0)
+
+
+class JointLDMSettings(Settings):
+    """All settings of the generator, by part. Every part's class says what its own mean."""
+
+    preprocess: PreprocessSettings = PreprocessSettings()
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
+    latents: LatentSettings = LatentSettings()
+    conditions: ConditionSettings = ConditionSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
+    sampling: SamplingSettings = SamplingSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> JointLDMSettings:
+        factor = self.autoencoder.downsampling * self.diffusion.downsampling
+        if any(n % factor for n in self.preprocess.grid):
+            fitting = tuple(max(factor, round(n / factor) * factor) for n in self.preprocess.grid)
+            raise ValueError(
+                f"every side of preprocess.grid must be a multiple of {factor} (autoencoder "
+                f"{self.autoencoder.downsampling}x, denoiser {self.diffusion.downsampling}x), got "
+                f"{self.preprocess.grid}; {fitting} would do"
+            )
+        check_sampler(self.sampler, self.diffusion.formulation == "flow")
+        return self
+
+    @property
+    def sampler(self) -> str:
+        """The sampler meant by ``sampling.sampler``."""
+        if self.sampling.sampler != "auto":
+            return self.sampling.sampler
+        return "euler" if self.diffusion.formulation == "flow" else "dpm_solver"
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Channels and axes of a latent, (L, x, y, z)."""
+        return self.autoencoder.latent_channels, *(n // self.autoencoder.downsampling for n in self.preprocess.grid)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a fitted generator knows of its training set.
+
+    Args:
+        spacing_mm: median voxel size on the grid; that of the samples.
+        intensity_low, intensity_high: medians of the original units that 0 and 1 stand for.
+        training_patients: whose scans it was fitted on, so that nobody evaluates on them.
+    """
+
+    normalisation: Normalisation
+    conditions: Conditions
+    spacing_mm: tuple[float, float, float]
+    intensity_low: float
+    intensity_high: float
+    training_patients: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"conditions": self.conditions.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Facts:
+        normalisation = Normalisation(**{key: tuple(value) for key, value in values["normalisation"].items()})
+        return cls(
+            normalisation,
+            Conditions.from_json(values["conditions"]),
+            tuple(values["spacing_mm"]),
+            values["intensity_low"],
+            values["intensity_high"],
+            tuple(values["training_patients"]),
+        )
+
+
+class JointLDM:
+    """Learns p(image, labels | condition) and draws from it; keeps ``core.interfaces.PairGenerator``.
+
+    Args:
+        modality: "CT" or "MRI", of the cohorts it is fitted on and of its samples.
+    """
+
+    steps: ClassVar[tuple[str, ...]] = ("autoencoder", "diffusion")
+
+    def __init__(self, settings: JointLDMSettings, label_table: LabelTable, modality: str) -> None:
+        self.settings, self.label_table, self.modality = settings, label_table, modality
+        self.preprocessor = Preprocessor(settings.preprocess, label_table, modality)
+        self._autoencoder: JointAutoencoder | None = None
+        self._denoiser: Denoiser | None = None
+        self._facts: Facts | None = None
+        self.digest = ""
+        """SHA-256 of weights and facts once fitted or loaded."""
+
+    def fit(self, cohort: Cohort, run: RunFolder, *, steps: Sequence[str] | None = None) -> None:
+        """Fit on the cases in split "train", annotated or not; "val" measures, "train" where there is none.
+
+        The same call again resumes; finished steps are loaded.
+
+        Args:
+            steps: some of ``JointLDM.steps``; "diffusion" needs a finished "autoencoder" in the same run folder.
+
+        Raises:
+            InputError: the cohort is not split; another fit lies in ``run``; an unknown step.
+            RunError: the autoencoder loses a structure (see ``AutoencoderSettings.gate``).
+        """
+        steps = self.steps if steps is None else steps
+        if unknown := set(steps) - set(self.steps):
+            raise InputError(f"no step {sorted(unknown)[0]!r} in fitting joint_ldm; it has {', '.join(self.steps)}")
+        training = cohort.split("train")
+        validation = cohort.split("val") if "val" in cohort.split_counts else training
+        cache = run.file("prepared")
+        prepared, held_out = (
+            PreparedCohort.build(part, self.preprocessor, cache, run.progress) for part in (training, validation)
+        )
+        shape = self.settings.autoencoder.model_dump(mode="json")
+        data = [training.digest(), validation.digest(), self.preprocessor.digest()]
+        autoencoder_inputs = digest([shape, data, run.seed])
+        self._fit_autoencoder(prepared, held_out, run.child("autoencoder"), autoencoder_inputs, "autoencoder" in steps)
+        if "diffusion" in steps:
+            fitted_on = (self.settings.latents, self.settings.conditions, self.settings.diffusion)
+            inputs = digest([autoencoder_inputs, *(part.model_dump(mode="json") for part in fitted_on)])
+            self._fit_diffusion(prepared, held_out, run, inputs)
+
+    def sample(
+        self, count: int, *, seed: int, condition: Mapping[str, Any] | None = None, first: int = 0
+    ) -> Iterator[Case]:
+        """Stream cases ``first`` to ``count - 1``; case *i* depends on (weights, seed, i, condition) alone.
+
+        Args:
+            condition: such as ``{"sex": "F", "volume:LAA": 8.0}`` (mL); what is not mentioned stays open.
+
+        Raises:
+            InputError: at once, for a condition that the training set does not know.
+        """
+        facts = self._fitted_facts()
+        vector = facts.conditions.encode(condition or {})
+        return (self._draw(i, seed, vector, dict(condition or {})) for i in range(first, count))
+
+    @property
+    def training_patients(self) -> list[str]:
+        return list(self._fitted_facts().training_patients)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and ``generator.json``, which is written last."""
+        facts = self._fitted_facts()
+        folder = make_folder(Path(folder))
+        save_weights(folder / "autoencoder.safetensors", self._autoencoder)
+        save_weights(folder / "denoiser.safetensors", self._denoiser)
+        table = {"name": self.label_table.name, "structures": [asdict(s) for s in self.label_table.structures]}
+        write_json(
+            folder / "generator.json",
+            {
+                "generator": "joint_ldm",
+                "digest": self.digest,
+                "modality": self.modality,
+                "label_table": table,
+                "settings": self.settings.model_dump(mode="json"),
+                "facts": facts.to_json(),
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str) -> JointLDM:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: the folder holds no generator of this kind, or its files do not belong together.
+        """
+        folder = Path(folder)
+        content = read_json(folder / "generator.json")
+        if content.get("generator") != "joint_ldm":
+            raise InputError(f"{folder} holds a generator of kind {content.get('generator')!r}, not 'joint_ldm'")
+        table = content["label_table"]
+        label_table = LabelTable(table["name"], tuple(Structure(**structure) for structure in table["structures"]))
+        model = cls(JointLDMSettings.model_validate(content["settings"]), label_table, content["modality"])
+        facts = Facts.from_json(content["facts"])
+        autoencoder = make_autoencoder(model.settings.autoencoder, label_table)
+        denoiser = model._make_denoiser(facts.conditions)
+        load_weights(folder / "autoencoder.safetensors", autoencoder)
+        load_weights(folder / "denoiser.safetensors", denoiser)
+        model._finish(autoencoder.to(device), denoiser.to(device), facts)
+        if model.digest != content["digest"]:
+            raise InputError(f"the weights in {folder} are not those that generator.json was written with")
+        return model
+
+    def _fit_autoencoder(
+        self, training: PreparedCohort, held_out: PreparedCohort, run: RunFolder, inputs: str, allowed: bool
+    ) -> None:
+        weights = run.file("weights.safetensors")
+        if run.is_done(inputs):
+            self._autoencoder = make_autoencoder(self.settings.autoencoder, self.label_table)
+            load_weights(weights, self._autoencoder)
+            self._autoencoder.to(run.device)
+            return
+        if not allowed:
+            raise InputError(f"{run.path} holds no finished autoencoder; fit the step 'autoencoder' first")
+        _claim(run, inputs)
+        self._autoencoder = fit_autoencoder(training, held_out, self.settings.autoencoder, run)
+        save_weights(weights, self._autoencoder)
+        run.mark_done(inputs)
+
+    def _fit_diffusion(self, training: PreparedCohort, held_out: PreparedCohort, run: RunFolder, inputs: str) -> None:
+        child = run.child("diffusion")
+        if child.is_done(inputs):
+            facts = Facts.from_json(read_json(child.file("facts.json")))
+            denoiser = self._make_denoiser(facts.conditions)
+            load_weights(child.file("weights.safetensors"), denoiser)
+            self._finish(self._autoencoder, denoiser.to(run.device), facts)
+            return
+        _claim(child, inputs)
+        settings = self.settings
+        latents = Latents.encode(self._autoencoder, training, settings.latents, _claim(run.child("latents"), inputs))
+        described = [_describe(facts, self.label_table) for facts in training]
+        conditions = Conditions.fit(settings.conditions.columns, described)
+        for column in settings.conditions.columns:
+            if column not in conditions.names:
+                run.progress.say(f"No training case has {column!r}: the generator is not conditioned on it.")
+        facts = self._measure(training, latents.normalisation(), conditions)
+        batches = LatentBatches(
+            latents,
+            facts.normalisation,
+            torch.stack([conditions.encode_known(case) for case in described]),
+            settings.diffusion.loop.batch_size,
+            derive_seed("latents", run.seed),
+        )
+        validation = self._validation_batch(held_out, facts, run, inputs)
+        denoiser = fit_denoiser(batches, validation, conditions, settings.conditions.drop, settings.diffusion, child)
+        save_weights(child.file("weights.safetensors"), denoiser)
+        write_json(child.file("facts.json"), facts.to_json())
+        self._finish(self._autoencoder, denoiser, facts)
+        child.mark_done(inputs)
+
+    def _validation_batch(
+        self, held_out: PreparedCohort, facts: Facts, run: RunFolder, inputs: str
+    ) -> dict[str, Any] | None:
+        """Encode the held-out cases if the loop will ask for them: all of them, unmoved, as one batch."""
+        if self.settings.diffusion.loop.validate_every is None:
+            return None
+        once = self.settings.latents.model_copy(update={"copies": 1})
+        latents = Latents.encode(self._autoencoder, held_out, once, _claim(run.child("latents-val"), inputs))
+        vectors = [facts.conditions.encode({}) for _ in held_out]
+        return LatentBatches(latents, facts.normalisation, torch.stack(vectors), len(latents), 0).rows(
+            [(i, 0) for i in range(len(latents))]
+        )
+
+    def _measure(self, training: PreparedCohort, normalisation: Normalisation, conditions: Conditions) -> Facts:
+        geometries = [case.geometry for case in training]
+        return Facts(
+            normalisation,
+            conditions,
+            tuple(np.median([g.spacing_mm for g in geometries], 0).tolist()),
+            float(np.median([g.intensity_low for g in geometries])),
+            float(np.median([g.intensity_high for g in geometries])),
+            tuple(sorted({case.patient for case in training})),
+        )
+
+    def _make_denoiser(self, conditions: Conditions) -> Denoiser:
+        length = conditions.length + self.settings.latents.vector_length
+        return Denoiser(self.settings.diffusion, self.settings.autoencoder.latent_channels, length)
+
+    def _finish(self, autoencoder: JointAutoencoder, denoiser: Denoiser, facts: Facts) -> None:
+        self._autoencoder, self._denoiser, self._facts = autoencoder.eval(), denoiser.eval(), facts
+        found = hashlib.sha256(digest([facts.to_json(), self.settings.model_dump(mode="json")]).encode())
+        for network in (autoencoder, denoiser):
+            for key, value in network.state_dict().items():
+                found.update(key.encode())
+                found.update(value.detach().cpu().contiguous().numpy().tobytes())
+        self.digest = found.hexdigest()
+
+    def _fitted_facts(self) -> Facts:
+        if self._facts is None:
+            raise InputError("this generator is not fitted: fit all its steps, or load a fitted one")
+        return self._facts
+
+    @torch.inference_mode()
+    def _draw(self, index: int, seed: int, vector: Tensor, condition: dict[str, Any]) -> Case:
+        s, facts = self.settings, self._fitted_facts()
+        device = next(self._denoiser.parameters()).device
+        generator = torch.Generator().manual_seed(derive_seed("sample", seed, index))
+        process = s.diffusion.process(s.latent_shape[1:])
+        unmoved = torch.zeros(s.latents.vector_length)
+        asked, null = (torch.cat([v, unmoved])[None].to(device) for v in (vector, torch.zeros_like(vector)))
+
+        def network(x: Tensor, time: Tensor, what: Tensor) -> Tensor:
+            return self._denoiser(x, process.network_time(time), what)
+
+        noise = torch.randn(1, *s.latent_shape, generator=generator).to(device)
+        guided = guide(network, asked, null, s.sampling.guidance)
+        latent = sample(s.sampler, guided, process, noise, s.sampling.steps, [generator])
+        image, output = self._autoencoder.decode(facts.normalisation.inverse(latent))
+        if not (torch.isfinite(image).all() and torch.isfinite(output).all()):
+            raise RunError(f"synthetic case {index} of seed {seed} holds NaN or infinite values: the fit has diverged")
+        return self._restored(image[0, 0], self._autoencoder.code.decode(output)[0], index, seed, condition)
+
+    def _restored(self, image: Tensor, classes: Tensor, index: int, seed: int, condition: dict[str, Any]) -> Case:
+        facts = self._fitted_facts()
+        labels = classes.cpu().numpy().astype(np.uint8)
+        if self.settings.sampling.smallest_part_mm3:
+            voxels = self.settings.sampling.smallest_part_mm3 / float(np.prod(facts.spacing_mm))
+            labels = remove_specks(labels, int(np.ceil(voxels)))
+        name = f"synthetic_{index:05d}"
+        return self.preprocessor.restore(
+            image.cpu().numpy(),
+            labels,
+            Geometry.synthetic(
+                self.settings.preprocess.grid, facts.spacing_mm, facts.intensity_low, facts.intensity_high
+            ),
+            name=name,
+            patient=name,
+            source="synthetic",
+            attributes={key: value for key, value in condition.items() if not key.startswith(VOLUME)},
+            provenance={
+                "generator": "joint_ldm",
+                "weights": self.digest,
+                "seed": seed,
+                "index": index,
+                "condition": condition,
+            },
+        )
+
+
+def _describe(case: Any, label_table: LabelTable) -> dict[str, Any]:
+    """Return a prepared case's attributes and, if it is annotated, the volume of each structure in mL."""
+    described = dict(case.attributes)
+    if case.labels is not None:
+        voxel_ml = float(np.prod(case.geometry.spacing_mm)) / 1000
+        for name, voxels in zip(label_table.names, case.voxels_per_class[1:]):
+            described[VOLUME + name] = voxels * voxel_ml
+    return described
+
+
+def _claim(run: RunFolder, inputs: str) -> RunFolder:
+    """Return ``run``, or refuse to go on with what was begun there with other settings or data."""
+    marker = run.file("inputs.json")
+    if marker.exists() and read_json(marker)["inputs"] != inputs:
+        raise InputError(
+            f"{run.path} holds a step begun with other settings or data. "
+            "Choose another run folder, or pass --overwrite."
+        )
+    write_json(marker, {"inputs": inputs})
+    return run
