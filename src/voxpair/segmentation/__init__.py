@@ -1,0 +1,1 @@
+"""Segmentation: real and synthetic pairs in, masks out."""
