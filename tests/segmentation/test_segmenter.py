@@ -78,14 +78,17 @@ def test_it_learns_balls_that_it_has_not_seen(fitted):
 
 
 def flipped_and_thick():
-    """Axes stored as (S, L, A) with 1 x 0.8 x 2 mm voxels, away from the origin."""
-    orientation = np.array([[2, 1], [0, -1], [1, 1]])
-    affine = np.zeros((4, 4))
-    for stored, ((axis, sign), size_mm) in enumerate(zip(orientation, (1.0, 0.8, 2.0))):
-        affine[axis, stored] = sign * size_mm
-    affine[:, 3] = (30, -20, 5, 1)
+    """A scan with axes stored as (S, L, A), voxels of 1 x 0.8 x 2 mm, away from the origin: 20 x 25 x 12 voxels."""
+    upright = ball("scan", seed=5, shape=(25, 12, 20), affine=np.diag([0.8, 2.0, 1.0, 1.0]))
+    stored = []
+    for volume in (upright.image, upright.labels):
+        image = nib.Nifti1Image(volume, upright.affine)
+        image = image.as_reoriented(np.array([[1, -1], [2, 1], [0, 1]]))
+        stored.append(np.asarray(image.dataobj))
+    affine = image.affine.copy()
+    affine[:3, 3] += (30, -20, 5)
     assert nib.aff2axcodes(affine) == ("S", "L", "A")
-    return affine
+    return replace(upright, image=stored[0], labels=stored[1], affine=affine)
 
 
 @pytest.mark.parametrize("fit", ["resample", "crop_or_pad"])
@@ -96,11 +99,10 @@ def test_predictions_come_back_onto_the_scan_they_are_of(cohorts, tmp_path, fit)
         preprocess["spacing_mm"] = (1.0, 1.0, 1.0)
     segmenter = new(with_changes(preprocess=preprocess, loop={"updates": 60, "learning_rate": 0.01}))
     segmenter.fit(cohorts["real"], RunFolder(tmp_path))
-    affine = flipped_and_thick()
-    scan = ball("scan", seed=5, shape=(16, 25, 12), affine=affine)  # 16 x 20 x 24 mm
+    scan = flipped_and_thick()
     predicted = segmenter.predict(replace(scan, labels=None))
     assert predicted.labels.shape == scan.image.shape
-    assert np.array_equal(predicted.affine, affine)
+    assert np.array_equal(predicted.affine, scan.affine)
     assert predicted.source == "prediction" and predicted.provenance == {"segmenter": segmenter.digest}
     assert np.array_equal(predicted.image, scan.image)
     assert min(dice(predicted.labels, scan.labels, 3)) > 0.8  # its halves differ along one axis: a flip would show
@@ -206,7 +208,7 @@ def test_another_label_table_or_modality_is_refused(cohorts, tmp_path):
 def test_a_patch_beyond_the_grid_or_the_network_is_refused_at_once():
     with pytest.raises(InputError, match=r"Set the patch to \(12, 12, 12\)"):
         new(with_changes(patch=(10, 12, 12)))
-    with pytest.raises(InputError, match="patch .* is larger than"):
+    with pytest.raises(InputError, match=r"patch .* is larger than"):
         new(with_changes(patch=(32, 16, 16)))
 
 
