@@ -1,0 +1,5 @@
+"""``python -m voxpair``."""
+
+from voxpair.cli import main
+
+main()

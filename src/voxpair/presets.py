@@ -1,0 +1,378 @@
+"""Presets: whole runs as data, with what to expect of them. ``voxpair info`` lists them, a test builds every one.
+
+A preset is a function that returns the settings in which it differs from the components' own defaults, as a nested
+dictionary; :func:`plan` lays a settings file and ``--set`` assignments over it and checks everything. Nothing that
+computes is imported before a plan is built.
+
+Each size has two families from one code path: the plain name is what we recommend, ``NAME-paper`` is what the papers
+say, letter by letter, including what we think is wrong (label colours, ε-prediction with 1000 steps, flips that leak
+into the samples, hidden blocks that hide next to nothing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from voxpair.core.errors import InputError
+from voxpair.core.settings import Settings, merge, override
+
+if TYPE_CHECKING:
+    from voxpair.cohorts.cohort import Cohort
+    from voxpair.pipeline import Plan
+
+Nested = dict[str, Any]
+
+
+def unit() -> Nested:
+    """Every stage on tiny phantoms: for tests, not for the eye.
+
+    Command: voxpair demo -o RUN --preset unit
+    Hardware: one processor core, 1 GB
+    Time: half a minute
+    Score: none worth naming; hearts of 16 voxels are blobs
+    """
+    short = {"batch_size": 2, "precision": "32-true"}
+    return _merge(
+        _shared({"grid": [16, 16, 16]}, {"channels": [8, 16, 16]}),
+        {
+            "about": "every stage on tiny phantoms",
+            "cases": {"phantom": 10, "train": 6, "val": 2, "test": 2},
+            "phantom": {"grid": [16, 16, 16], "field_of_view_mm": [150, 150, 130]},
+            "synthetic_per_real": 0.5,
+            "generator": {
+                "autoencoder": {
+                    "channels": [8, 16],
+                    "stem_channels": 4,
+                    "gate": 0,
+                    "loop": {**short, "updates": 8, "warmup": 0},
+                },
+                "latents": {"copies": 2},
+                "diffusion": {
+                    "channels": [16, 16],
+                    "attention": [False, False],
+                    "loop": {**short, "updates": 8, "warmup": 0},
+                },
+                "sampling": {"steps": 3},
+            },
+            "pretraining": {"loop": {**short, "updates": 4, "validate_every": 2}},
+            "segmentation": {"loop": {**short, "updates": 6, "validate_every": 3, "patience": None}},
+        },
+    )
+
+
+def demo() -> Nested:
+    """Phantom hearts from scans to report: the first thing to run.
+
+    Command: make demo
+    Hardware: two processor cores, 4 GB
+    Time: within 15 minutes
+    Score: hearts with their eight labels; Dice in benchmarks/phantom/
+    """
+    return _merge(
+        _shared({"grid": [40, 40, 40]}, {"channels": [16, 32, 64]}),
+        {
+            "about": "phantom hearts on a laptop's processor",
+            "cases": {"phantom": 48, "train": 24, "val": 8, "test": 16},
+            "phantom": {"grid": [40, 40, 40], "field_of_view_mm": [160, 160, 140]},
+            "generator": {
+                "autoencoder": {
+                    "channels": [24, 48],
+                    "gate": 0.5,
+                    "loop": {"updates": 350, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
+                },
+                "latents": {"copies": 8},
+                "diffusion": {"loop": {"updates": 700, "batch_size": 8, "learning_rate": 2e-3, "ema": 0.99}},
+                "sampling": {"steps": 20},
+                "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
+            },
+            "pretraining": {"loop": {"updates": 150, "batch_size": 4, "validate_every": 50}},
+            "segmentation": {"loop": {"updates": 250, "batch_size": 4, "validate_every": None, "decay": "cosine"}},
+        },
+    )
+
+
+def hippocampus() -> Nested:
+    """Real brain MRI at native resolution, on a processor (MSD Task 04).
+
+    Command: voxpair run msd_hippocampus -o RUN --preset hippocampus
+    Hardware: two processor cores, 6 GB
+    Time: within 90 minutes for generator, pretraining and one segmenter
+    Score: Dice in benchmarks/hippocampus/
+    """
+    grid = {"grid": [40, 56, 40], "fit": "crop_or_pad"}
+    return _merge(
+        _shared(grid, {"channels": [16, 32, 64, 128]}),
+        {
+            "about": "hippocampus MRI at native resolution",
+            "cases": {"train": 168, "val": 43},
+            "generator": {
+                "autoencoder": {
+                    "channels": [24, 48],
+                    "loop": {"updates": 1500, "batch_size": 2, "learning_rate": 1e-3, "warmup": 50},
+                },
+                "diffusion": {"loop": {"updates": 4000, "batch_size": 8}},
+                "sampling": {"steps": 25},
+            },
+            "pretraining": {"loop": {"updates": 1000, "batch_size": 4, "validate_every": 100}},
+            # No early stopping: the validation cases are the ones that are reported.
+            "segmentation": {"loop": {"updates": 1500, "batch_size": 4, "validate_every": None, "decay": "cosine"}},
+        },
+    )
+
+
+def study() -> Nested:
+    """Cardiac CT at 96 × 96 × 96: tables over several seeds.
+
+    Command: voxpair demo -o RUN --preset study
+    Hardware: one GPU of 16 GB or more
+    Time: not measured yet
+    Score: not measured yet
+    """
+    return _merge(_ct_size([96, 96, 96], batch_size=8), {"about": "cardiac CT at 96 x 96 x 96", "seeds": 3})
+
+
+def large() -> Nested:
+    """Cardiac CT at 128 × 128 × 128: to confirm what the study shows.
+
+    Command: voxpair demo -o RUN --preset large
+    Hardware: one GPU of 40 GB or more
+    Time: not measured yet
+    Score: not measured yet
+    """
+    return _merge(
+        _ct_size([128, 128, 128], batch_size=4),
+        {"about": "cardiac CT at 128 x 128 x 128", "generator": {"autoencoder": {"channels": [32, 64, 128]}}},
+    )
+
+
+def best() -> Nested:
+    """The papers' size, 256 × 256 × 160, done the way we recommend.
+
+    Command: voxpair run SCANS -o RUN --preset best
+    Hardware: one GPU of 80 GB or more
+    Time: not measured yet
+    Score: not measured yet
+    """
+    return _merge(
+        _ct_size([256, 256, 160], batch_size=1),
+        {
+            "about": "cardiac CT at 256 x 256 x 160",
+            "cases": {"train": 168, "val": 43, "test": 51},
+            "generator": {
+                "autoencoder": {"channels": [32, 64, 128], "latent_channels": 8},
+                "diffusion": {"channels": [64, 128, 256, 512], "attention": [False, False, True, True]},
+            },
+            "pretraining": {"patch": [128, 128, 128]},
+            "segmentation": {"patch": [128, 128, 128]},
+        },
+    )
+
+
+def paper() -> Nested:
+    """Ikuta et al. 2024 and Hu et al. 2024, letter by letter, 256 × 256 × 160.
+
+    Command: voxpair run SCANS -o RUN --preset paper
+    Hardware: one GPU of 80 GB or more
+    Time: not measured yet
+    Score: the papers report a mean Dice of .7743 (baseline), .7855 (Medical Diffusion), .7908 (Ours)
+    """
+    return _papers_way(best())
+
+
+def auto() -> Nested:
+    """Chosen from the cohort's size and the machine: the default for your own scans.
+
+    Command: voxpair run SCANS -o RUN
+    Hardware: any; a GPU allows a finer grid
+    Time: as demo on a processor, as study on a GPU
+    Score: depends on the scans
+    """
+    return {}
+
+
+def demo_paper() -> Nested:
+    """The demo with the papers' recipe.
+
+    Command: voxpair demo -o RUN --preset demo-paper
+    Hardware: two processor cores, 4 GB
+    Time: half an hour; sampling takes 1000 steps
+    Score: not measured yet
+    """
+    return _papers_way(demo())
+
+
+def hippocampus_paper() -> Nested:
+    """The hippocampus run with the papers' recipe.
+
+    Command: voxpair run msd_hippocampus -o RUN --preset hippocampus-paper
+    Hardware: two processor cores, 6 GB
+    Time: some hours; sampling takes 1000 steps
+    Score: not measured yet
+    """
+    return _papers_way(hippocampus())
+
+
+PRESETS: dict[str, Callable[[], Nested]] = {
+    "auto": auto,
+    "unit": unit,
+    "demo": demo,
+    "demo-paper": demo_paper,
+    "hippocampus": hippocampus,
+    "hippocampus-paper": hippocampus_paper,
+    "study": study,
+    "large": large,
+    "best": best,
+    "paper": paper,
+}
+
+VOXELS_ON_PROCESSOR = 90_000
+VOXELS_ON_GPU = 96**3
+
+
+def plan(
+    name: str,
+    config: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+    cohort: Cohort | Path | None = None,
+) -> Plan:
+    """Return the settings of preset ``name`` with a settings file and ``key=value`` assignments laid over them.
+
+    Args:
+        cohort: what "auto" looks at.
+
+    Raises:
+        InputError: no such preset, an unknown key, a value of the wrong kind, or "auto" without a cohort.
+    """
+    from voxpair.pipeline import Plan
+
+    built = merge(Plan(), _look_up(name, cohort), source=f"preset {name}")
+    return override(merge(built, dict(config or {}), source="--config"), assignments)
+
+
+def part(
+    name: str,
+    which: str,
+    config: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+    cohort: Cohort | Path | None = None,
+) -> Settings:
+    """Return one part of a preset, such as "generator"; file and assignments speak of that part alone."""
+    settings = getattr(plan(name, cohort=cohort), which)
+    return override(merge(settings, dict(config or {}), source="--config"), assignments)
+
+
+def _look_up(name: str, cohort: Cohort | Path | None) -> Nested:
+    if name not in PRESETS:
+        raise InputError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    if name != "auto":
+        return PRESETS[name]()
+    if cohort is None:
+        raise InputError("the preset 'auto' looks at a cohort; import the scans first, or name another preset")
+    return _for_cohort(cohort)
+
+
+def _for_cohort(cohort: Cohort | Path) -> Nested:
+    """Plan for a cohort: its median shape, shrunk until the machine can hold it, on multiples of 8."""
+    import nibabel as nib
+    import numpy as np
+    import torch
+
+    from voxpair.cohorts.cohort import Cohort
+
+    cohort = cohort if isinstance(cohort, Cohort) else Cohort.open(cohort)
+    shapes = []
+    for record in cohort.records:
+        header = nib.load(record.image_path)
+        axes = nib.io_orientation(header.affine)[:, 0].astype(int)
+        shape = np.empty(3)
+        shape[axes] = header.shape[:3]
+        shapes.append(shape)
+    gpu = torch.cuda.is_available()
+    shape = np.median(shapes, axis=0)
+    shrink = min(1.0, ((VOXELS_ON_GPU if gpu else VOXELS_ON_PROCESSOR) / shape.prod()) ** (1 / 3))
+    grid = [max(16, int(round(n * shrink / 8)) * 8) for n in shape]
+    base = study() if gpu else demo()
+    base["generator"].pop("conditions", None)
+    about = f"planned from {len(cohort)} scans of median shape {' x '.join(f'{n:.0f}' for n in shape)}"
+    return _merge(base, _shared({"grid": grid}, {}), {"about": about, "cases": {"train": 0.6, "val": 0.2, "test": 0.2}})
+
+
+def _shared(preprocess: Nested, backbone: Nested) -> Nested:
+    """Grid and backbone that generator, pretraining and segmentation have in common."""
+    return {
+        "generator": {"preprocess": preprocess},
+        "pretraining": {"preprocess": preprocess, "backbone": backbone},
+        "segmentation": {"preprocess": preprocess, "backbone": backbone},
+    }
+
+
+def _ct_size(grid: list[int], batch_size: int) -> Nested:
+    return _merge(
+        _shared({"grid": grid}, {"channels": [32, 64, 128, 256]}),
+        {
+            "cases": {"phantom": 300, "train": 100, "val": 50, "test": 150},
+            "phantom": {"grid": grid},
+            "generator": {
+                "autoencoder": {"loop": {"updates": 20000, "batch_size": batch_size}},
+                "diffusion": {"loop": {"updates": 50000, "batch_size": 16}, "channels": [64, 128, 256]},
+                "sampling": {"steps": 30},
+                "conditions": {"columns": ["sex", "contrast", "metal", "scan_range", "volume:LAA", "volume:PA"]},
+            },
+            "pretraining": {"loop": {"updates": 5000, "batch_size": 4}},
+            "segmentation": {"loop": {"updates": 5000, "batch_size": 4, "validate_every": 100, "patience": 10}},
+        },
+    )
+
+
+def _papers_way(preset: Nested) -> Nested:
+    """What the papers say in place of what we recommend; rows D, L, S and F of the requirements."""
+    return _merge(
+        preset,
+        {
+            "about": preset["about"] + ", the papers' recipe",
+            "generator": {
+                "autoencoder": {
+                    "label_code": "rgb",
+                    "stem_channels": 3,
+                    "fusion": "add",
+                    "spectral_weight": 0,
+                    "label_drop": 0,
+                    "label_weight": 1.0,
+                    "augmentation": "paper",
+                    "gate": 0,
+                },
+                "latents": {"augmentation": "paper"},
+                "diffusion": {"formulation": "epsilon", "levels": 1000, "loss": "l2"},
+                "sampling": {"sampler": "ddpm", "steps": 1000},
+                "conditions": {"columns": []},
+            },
+            "synthetic_per_real": 3.0,
+            "pretrain_on": "synthetic",
+            "pretraining": {
+                "masking": {"kind": "paper"},
+                "loss": "whole",
+                "validation_fraction": 0.1,
+                "loop": {"learning_rate": 1e-3, "patience": 50},
+            },
+            "segmentation": {
+                "mix": {"synthetic_per_real": 3.0, "real_only_last": 0},
+                "loop": {"learning_rate": 1e-3, "validate_every": 50, "patience": 10},
+            },
+        },
+    )
+
+
+def _merge(*parts: Nested) -> Nested:
+    """Lay nested dictionaries over each other, later ones on top.
+
+    >>> _merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    merged: Nested = {}
+    for layer in parts:
+        for key, value in layer.items():
+            below = merged.get(key)
+            merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
