@@ -120,7 +120,6 @@ class JointAutoencoder(nn.Module):
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
-        self.to(memory_format=torch.channels_last_3d)  # the faster layout of float32 convolutions on processors
 
     def encode(self, image: Tensor, classes: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the posterior, each (B, L, X/f, Y/f, Z/f), float32.

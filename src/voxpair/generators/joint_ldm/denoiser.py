@@ -122,7 +122,6 @@ class Denoiser(nn.Module):
                 nn.Linear(condition_length, width), nn.SiLU(), nn.Linear(width, width)
             )
         self.conditional = condition_length > 0
-        self.to(memory_format=torch.channels_last_3d)
 
     def forward(self, latent: Tensor, network_time: Tensor, condition: Tensor) -> Tensor:
         """Return the process's target, (B, L, x, y, z) float32.
