@@ -8,6 +8,7 @@ Data flow, which is also the order of the files:
     latents         the training set as normalised latents, on the disk
     conditions      columns of cases.csv and structure volumes <-> a vector
     denoiser        noisy latent, time, condition -> what the diffusion process asks for; its fit
+    facts           what of the training set travels with the weights
     cleanup         optional removal of specks from generated labels
     generator       puts these together: fit, sample, save, load
 """

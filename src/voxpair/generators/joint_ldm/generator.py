@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -40,7 +40,8 @@ from voxpair.generators.joint_ldm.autoencoder import AutoencoderSettings, JointA
 from voxpair.generators.joint_ldm.cleanup import remove_specks
 from voxpair.generators.joint_ldm.conditions import VOLUME, Conditions, ConditionSettings
 from voxpair.generators.joint_ldm.denoiser import Denoiser, DiffusionSettings, fit_denoiser
-from voxpair.generators.joint_ldm.latents import LatentBatches, Latents, LatentSettings, Normalisation
+from voxpair.generators.joint_ldm.facts import Facts, describe
+from voxpair.generators.joint_ldm.latents import LatentBatches, Latents, LatentSettings
 from voxpair.generators.joint_ldm.reconstruction import fit_autoencoder, make_autoencoder
 from voxpair.training.state import load_weights, save_weights
 
@@ -98,39 +99,6 @@ class JointLDMSettings(Settings):
     def latent_shape(self) -> tuple[int, ...]:
         """Channels and axes of a latent, (L, x, y, z)."""
         return self.autoencoder.latent_channels, *(n // self.autoencoder.downsampling for n in self.preprocess.grid)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a fitted generator knows of its training set.
-
-    Args:
-        spacing_mm: median voxel size on the grid; that of the samples.
-        intensity_low, intensity_high: medians of the original units that 0 and 1 stand for.
-        training_patients: whose scans it was fitted on, so that nobody evaluates on them.
-    """
-
-    normalisation: Normalisation
-    conditions: Conditions
-    spacing_mm: tuple[float, float, float]
-    intensity_low: float
-    intensity_high: float
-    training_patients: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"conditions": self.conditions.to_json()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Facts:
-        normalisation = Normalisation(**{key: tuple(value) for key, value in values["normalisation"].items()})
-        return cls(
-            normalisation,
-            Conditions.from_json(values["conditions"]),
-            tuple(values["spacing_mm"]),
-            values["intensity_low"],
-            values["intensity_high"],
-            tuple(values["training_patients"]),
-        )
 
 
 class JointLDM:
@@ -270,12 +238,12 @@ class JointLDM:
         _claim(child, inputs)
         settings = self.settings
         latents = Latents.encode(self._autoencoder, training, settings.latents, _claim(run.child("latents"), inputs))
-        described = [_describe(facts, self.label_table) for facts in training]
+        described = [describe(case, self.label_table) for case in training]
         conditions = Conditions.fit(settings.conditions.columns, described)
         for column in settings.conditions.columns:
             if column not in conditions.names:
                 run.progress.say(f"No training case has {column!r}: the generator is not conditioned on it.")
-        facts = self._measure(training, latents.normalisation(), conditions)
+        facts = Facts.measure(training, latents.normalisation(), conditions)
         batches = LatentBatches(
             latents,
             facts.normalisation,
@@ -301,17 +269,6 @@ class JointLDM:
         vectors = [facts.conditions.encode({}) for _ in held_out]
         return LatentBatches(latents, facts.normalisation, torch.stack(vectors), len(latents), 0).rows(
             [(i, 0) for i in range(len(latents))]
-        )
-
-    def _measure(self, training: PreparedCohort, normalisation: Normalisation, conditions: Conditions) -> Facts:
-        geometries = [case.geometry for case in training]
-        return Facts(
-            normalisation,
-            conditions,
-            tuple(np.median([g.spacing_mm for g in geometries], 0).tolist()),
-            float(np.median([g.intensity_low for g in geometries])),
-            float(np.median([g.intensity_high for g in geometries])),
-            tuple(sorted({case.patient for case in training})),
         )
 
     def _make_denoiser(self, conditions: Conditions) -> Denoiser:
@@ -377,16 +334,6 @@ class JointLDM:
                 "condition": condition,
             },
         )
-
-
-def _describe(case: Any, label_table: LabelTable) -> dict[str, Any]:
-    """Return a prepared case's attributes and, if it is annotated, the volume of each structure in mL."""
-    described = dict(case.attributes)
-    if case.labels is not None:
-        voxel_ml = float(np.prod(case.geometry.spacing_mm)) / 1000
-        for name, voxels in zip(label_table.names, case.voxels_per_class[1:]):
-            described[VOLUME + name] = voxels * voxel_ml
-    return described
 
 
 def _claim(run: RunFolder, inputs: str) -> RunFolder:
