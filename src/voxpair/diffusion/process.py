@@ -134,8 +134,9 @@ class DiscreteDiffusion:
 
     def scales(self, time: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return sqrt(abar_t) and sqrt(1 - abar_t), shaped to multiply ``like``."""
-        alpha_bars = self.alpha_bars.to(time.device)[time]
-        return _like(alpha_bars.sqrt(), like), _like((1 - alpha_bars).sqrt(), like)
+        tables = (self.alpha_bars.sqrt(), (1 - self.alpha_bars).sqrt())  # in float64, which not every device has
+        signal, sigma = (_like(table.to(like.device, like.dtype)[time], like) for table in tables)
+        return signal, sigma
 
 
 Process = RectifiedFlow | DiscreteDiffusion

@@ -266,7 +266,7 @@ class JointLDM:
             return None
         once = self.settings.latents.model_copy(update={"copies": 1})
         latents = Latents.encode(self._autoencoder, held_out, once, _claim(run.child("latents-val"), inputs))
-        vectors = [facts.conditions.encode({}) for _ in held_out]
+        vectors = [facts.conditions.encode({}) for _ in held_out]  # open: held-out values may be new to the vocabulary
         return LatentBatches(latents, facts.normalisation, torch.stack(vectors), len(latents), 0).rows(
             [(i, 0) for i in range(len(latents))]
         )
