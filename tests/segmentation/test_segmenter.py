@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from segmentation.balls import ball, balls
+from voxpair.cohorts.cohort import CohortWriter
 from voxpair.core.errors import InputError
 from voxpair.core.labels import BRAIN4, HIPPOCAMPUS
 from voxpair.core.run import RunFolder, Silent, read_log
@@ -172,6 +173,15 @@ def test_a_tenth_of_all_pairs_judges_where_the_papers_are_followed(cohorts, tmp_
     everything = set(pairs.real.names) | set(pairs.synthetic.names) | set(pairs.held_out.names)
     assert everything == {f"real{i}" for i in range(4)} | {f"synthetic{i}" for i in range(6)}
     assert len(pairs.held_out) == 1 and len(pairs.real) + len(pairs.synthetic) == 9
+
+
+def test_validation_cases_without_any_structure_are_refused_before_the_fit(cohorts, tmp_path):
+    writer = CohortWriter(tmp_path / "empty", HIPPOCAMPUS, "MRI")
+    case = ball("empty", seed=1)
+    writer.add(replace(case, labels=np.zeros_like(case.labels)))
+    with pytest.raises(InputError, match=r"none of the 1 validation cases holds any structure of 'hippocampus'"):
+        new().fit(cohorts["real"], RunFolder(tmp_path / "run"), validation=writer.finish())
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_unlabelled_cases_are_left_out_and_counted_aloud(tmp_path):

@@ -248,15 +248,22 @@ class Segmenter:
                 run.progress.say(f"  {len(cohort) - len(labelled)} {what} cases have no labels and are left out")
             return PreparedCohort.build(labelled, self.preprocessor, run.file("prepared"), run.progress)
 
+        literal = self.settings.validation == "tenth_of_mixed"
         pairs = Pairs(
             prepared(real, "training"),
             prepared(synthetic, "synthetic") if synthetic is not None else None,
-            prepared(validation, "validation") if validation is not None else None,
+            prepared(validation, "validation") if validation is not None and not literal else None,
         )
-        if self.settings.validation == "tenth_of_mixed":
+        if literal:
             pairs = _hold_out_a_tenth(pairs, run.seed)
+            run.progress.say(f"  {len(pairs.held_out)} of all training pairs decide when to stop, as in the papers")
         if self.settings.loop.validate_every and pairs.held_out is None:
             run.progress.say("  no validation cases: all updates are done and the last weights are kept")
+        if pairs.held_out is not None and not pairs.held_out.class_counts()[1:].any():
+            raise InputError(
+                f"none of the {len(pairs.held_out)} validation cases holds any structure of {self.label_table.name!r}, "
+                "so nothing can be judged by them; choose others"
+            )
         return pairs
 
 
@@ -275,7 +282,7 @@ class Segmentation(Task):
         return {"loss": self.criterion(self.network(batch["image"]).float(), batch["labels"])}
 
     def validate(self) -> dict[str, float]:
-        """Return the Dice of each structure, and their mean as the score."""
+        """Return the Dice of each structure that the cases hold, and the mean over structures as the score."""
         if self.held_out is None:
             return {}
         per_case = []
@@ -288,11 +295,8 @@ class Segmentation(Task):
             for name, column in zip(self.label_table.names, np.array(per_case).T)
             if not np.isnan(column).all()
         }
-        if not scored:
-            raise InputError("none of the validation cases holds any structure, so nothing can be judged by them")
-        return {f"dice_{name}": value for name, value in scored.items()} | {
-            "score": float(np.mean(list(scored.values())))
-        }
+        mean = float(np.mean(list(scored.values())))
+        return {f"dice_{name}": value for name, value in scored.items()} | {"score": mean}
 
 
 @torch.inference_mode()
