@@ -15,9 +15,7 @@ any time costs at most the case in work. ``dataset.json`` is written last, so a 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from voxpair.cohorts import volumes
+from voxpair.cohorts import journal, volumes
 from voxpair.cohorts.records import (
     COLUMNS,
     CaseRecord,
@@ -39,12 +37,11 @@ from voxpair.cohorts.records import (
     write_cases_csv,
 )
 from voxpair.core.case import Case
-from voxpair.core.errors import InputError, RunError
+from voxpair.core.errors import InputError
 from voxpair.core.labels import LabelTable
-from voxpair.core.run import make_folder, read_json, write_json, write_text
+from voxpair.core.run import make_folder, read_json, write_json
 from voxpair.core.settings import digest
 
-FORMAT = 1
 MODALITIES = ("CT", "MRI")
 SAME_GRID = 0.01  # voxels that the corners of image and labels may lie apart: rounding of headers, not a shift
 
@@ -149,8 +146,9 @@ class Cohort:
         It stays the same when the folder is moved or copied. Cheap: of each ``.nii.gz`` only the size and the last
         eight bytes are read, which are gzip's own checksum (CRC-32) and length of the uncompressed volume.
         """
+        mark = volumes.content_mark
         records = [
-            (r.name, r.patient, r.source, r.split, dict(r.attributes), _trailer(r.image_path), _trailer(r.labels_path))
+            [r.name, r.patient, r.source, r.split, dict(r.attributes), mark(r.image_path), mark(r.labels_path)]
             for r in self.records
         ]
         return digest([self.label_table.to_mapping(), self.modality, records])
@@ -215,13 +213,13 @@ class CohortWriter:
         self.folder, self.label_table, self.modality = Path(folder), label_table, modality
         self._journal = self.folder / "cases.jsonl"
         self._lines: dict[str, dict[str, Any]] = {}
-        head = {"voxpair": FORMAT, "labels": label_table.to_mapping(), "modality": modality}
+        head = journal.head(label_table, modality)
         if overwrite:
             _remove_cohort(self.folder)
         if (self.folder / "dataset.json").exists():
             raise InputError(f"{self.folder} holds a finished cohort; choose another folder or pass --overwrite")
         if self._journal.exists():
-            found, lines = _read_journal(self._journal)
+            found, lines = journal.read(self._journal)
             if found != head:
                 raise InputError(
                     f"{self.folder} holds a half-made cohort of another kind ({found}); now {head}. "
@@ -234,7 +232,20 @@ class CohortWriter:
                 raise InputError(f"{self.folder} holds {name}, which voxpair did not put there; choose another folder")
         for name in ("imagesTr", "labelsTr"):
             make_folder(self.folder / name)
-        write_text(self._journal, json.dumps(head) + "\n")
+        journal.start(self._journal, head)
+
+    @classmethod
+    def reopen(cls, folder: Path) -> CohortWriter:
+        """Return a writer that adds cases to a finished cohort of voxpair's; until :meth:`finish` it is half-made."""
+        folder = Path(folder)
+        cohort, description = Cohort.open(folder), folder / "dataset.json"
+        if "voxpair" not in read_json(description):
+            raise InputError(f"{folder} is a dataset that voxpair did not make; it is not added to")
+        provenance = cohort.manifest.get("cases", {})
+        lines = [journal.line_of(record, provenance.get(record.name, {})) for record in cohort.records]
+        journal.start(folder / "cases.jsonl", journal.head(cohort.label_table, cohort.modality), lines)
+        description.unlink()
+        return cls(folder, cohort.label_table, cohort.modality)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -260,21 +271,21 @@ class CohortWriter:
         reserved = [key for key in case.attributes if key in COLUMNS]
         if reserved:
             raise InputError(f"case {case.name}: attribute {reserved[0]!r} is the name of a fixed column of cases.csv")
-        line = {
-            "case": case.name, "patient": case.patient, "source": case.source, "split": split,
-            "labelled": case.labels is not None,
-            "attributes": {key: "" if value is None else value for key, value in case.attributes.items()},
-            "provenance": dict(case.provenance),
-        }  # fmt: skip
+        attributes = {key: "" if value is None else value for key, value in case.attributes.items()}
+        image_file = image_path(self.folder, case.name)
+        labels_file = labels_path(self.folder, case.name) if case.labels is not None else None
+        record = CaseRecord(case.name, case.patient, case.source, split, attributes, image_file, labels_file)
+        line = journal.line_of(record, case.provenance)
         try:  # before any file is written: what cannot be written down must not be half-added
             text = json.dumps(line, allow_nan=False, default=lambda value: value.tolist())  # NumPy's numbers and arrays
         except ValueError:
             raise InputError(f"case {case.name}: attributes and provenance must be finite, got {line}") from None
-        self._append(json.dumps({"case": case.name}))  # names the files, so that an overwrite can remove them
-        volumes.write_image(image_path(self.folder, case.name), case.image, case.affine)
-        if case.labels is not None:
-            volumes.write_labels(labels_path(self.folder, case.name), case.labels, case.affine)
-        self._append(text)
+        # Announce the files first, so that an overwrite knows them even after a kill.
+        journal.append(self._journal, json.dumps({"case": case.name}))
+        volumes.write_image(image_file, case.image, case.affine)
+        if labels_file is not None:
+            volumes.write_labels(labels_file, case.labels, case.affine)
+        journal.append(self._journal, text)
         self._lines[case.name] = json.loads(text)
 
     def finish(self, manifest: Mapping[str, Any] | None = None, notes: Sequence[str] = ()) -> Cohort:
@@ -288,7 +299,7 @@ class CohortWriter:
         if not self._lines:
             raise InputError(f"no case was written to {self.folder}; a cohort needs at least one")
         _remove_temporary(self.folder)
-        write_cases_csv(self.folder / "cases.csv", [_record_of_line(self.folder, line) for line in self._in_order()])
+        write_cases_csv(self.folder / "cases.csv", [journal.record_of(self.folder, line) for line in self._in_order()])
         provenance = {line["case"]: line["provenance"] for line in self._in_order() if line["provenance"]}
         if manifest is not None or provenance:
             write_json(self.folder / "manifest.json", {**(manifest or {}), "cases": provenance})
@@ -299,7 +310,7 @@ class CohortWriter:
             "numTraining": len(self._lines),
             "file_ending": ".nii.gz",
             "voxpair": {
-                "format": FORMAT,
+                "format": journal.FORMAT,
                 "label_table": self.label_table.name,
                 "colours": {s.name: s.colour for s in self.label_table.structures},
                 "modality": self.modality,
@@ -314,51 +325,17 @@ class CohortWriter:
     def _in_order(self) -> list[dict[str, Any]]:
         return [self._lines[name] for name in sorted(self._lines)]
 
-    def _append(self, text: str) -> None:
-        try:
-            with self._journal.open("a", encoding="utf-8") as stream:
-                stream.write(text + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise RunError(f"cannot write {self._journal}: {error.strerror or error}") from None
-
-
-def _record_of_line(folder: Path, line: Mapping[str, Any]) -> CaseRecord:
-    return CaseRecord(
-        line["case"],
-        line["patient"],
-        line["source"],
-        line["split"],
-        line["attributes"],
-        image_path(folder, line["case"]),
-        labels_path(folder, line["case"]) if line["labelled"] else None,
-    )
-
-
-def _read_journal(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return head and lines; a last line that a kill cut short is removed, so that the next one starts afresh."""
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        write_text(path, whole.decode())
-    try:
-        head, *lines = map(json.loads, whole.decode().splitlines())
-    except ValueError as error:
-        raise InputError(f"{path} is not a journal of voxpair ({error}); choose another folder") from None
-    return head, lines
-
 
 def _remove_cohort(folder: Path) -> None:
     """Remove what a CohortWriter made in ``folder``, finished or not: files that its own lists name, no others."""
-    description, journal, table = folder / "dataset.json", folder / "cases.jsonl", folder / "cases.csv"
+    description, lines, table = folder / "dataset.json", folder / "cases.jsonl", folder / "cases.csv"
     names: set[str] = set()
     if description.exists():
         if "voxpair" not in read_json(description):
             raise InputError(f"{folder} is a dataset that voxpair did not make; it is not overwritten")
         names |= set(read_cases_csv(table)) if table.exists() else set()
-    if journal.exists():
-        names |= {line["case"] for line in _read_journal(journal)[1]}
+    if lines.exists():
+        names |= {line["case"] for line in journal.read(lines)[1]}
     elif not description.exists():
         return
     for name in sorted(names):
@@ -369,7 +346,7 @@ def _remove_cohort(folder: Path) -> None:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
     # What marks the folder as ours goes last: after a kill in between, the same call can go on.
-    for path in (folder / "manifest.json", table, journal, description):
+    for path in (folder / "manifest.json", table, lines, description):
         path.unlink(missing_ok=True)
 
 
@@ -378,16 +355,3 @@ def _remove_temporary(folder: Path) -> None:
     for path in (*folder.glob("imagesTr/.*"), *folder.glob("labelsTr/.*")):
         if re.match(r"\.\d+-", path.name):
             path.unlink()
-
-
-def _trailer(path: Path | None) -> list[Any] | None:
-    """Return size and last eight bytes of a gzip file, or the whole file's hash where it is not compressed."""
-    if path is None:
-        return None
-    if path.suffix in (".gz", ".mgz"):
-        with path.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(-min(8, size), os.SEEK_END)
-            return [path.name, size, stream.read().hex()]
-    with path.open("rb") as stream:
-        return [path.name, path.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()]

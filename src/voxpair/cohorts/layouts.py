@@ -119,10 +119,7 @@ def import_scans(
             + f"\nMend them or take them out of {source}, then run the same command again; the rest is kept."
         )
     notes += facts.notes()
-    cohort = writer.finish(listing.manifest, notes)
-    for note in notes:
-        progress.say(note)
-    return cohort, notes
+    return writer.finish(listing.manifest, notes), notes
 
 
 def list_scans(source: Path, layout: str = "auto", images: str | None = None, labels: str | None = None) -> Listing:

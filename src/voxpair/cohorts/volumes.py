@@ -17,6 +17,7 @@ How the affine is chosen (NIfTI-1 standard, "3D image orientation and location i
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from pathlib import Path
 
@@ -38,7 +39,7 @@ SQUEEZED = "the file is 4D with one volume: read as 3D"
 UNIT_CONVERTED = "the header's unit is not millimetres: the affine was converted"
 
 _TO_MM = {1: 1e3, 3: 1e-3}  # NIfTI unit codes for metre and micron; 2 is millimetre, 0 unknown and read as millimetre
-_DAMAGE = (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError)
+_DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, ImageFileError, HeaderDataError)
 
 
 def read_image(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -137,6 +138,22 @@ def grid_gap(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> f
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
     apart_mm = np.linalg.norm((first - second)[:3, :3] @ corners + (first - second)[:3, 3:], axis=0).max()
     return float(apart_mm / np.linalg.norm(first[:3, :3], axis=0).min())
+
+
+def content_mark(path: Path | None) -> list[str | int] | None:
+    """Return what changes when a file's content does: name and size, and of gzip the last eight bytes.
+
+    Those are the checksum (CRC-32) and length of the uncompressed volume, so the volume need not be read. A file that
+    is not compressed is hashed whole.
+    """
+    if path is None:
+        return None
+    with path.open("rb") as stream:
+        size = path.stat().st_size
+        if path.suffix not in (".gz", ".mgz"):
+            return [path.name, size, hashlib.file_digest(stream, "sha256").hexdigest()]
+        stream.seek(max(0, size - 8))
+        return [path.name, size, stream.read().hex()]
 
 
 def is_orthonormal(affine: np.ndarray) -> bool:
