@@ -195,9 +195,9 @@ def test_unlabelled_cases_are_left_out_and_counted_aloud(tmp_path):
 
 def test_validation_patients_that_were_trained_on_are_refused(cohorts, tmp_path):
     run = RunFolder(tmp_path)
-    with pytest.raises(InputError, match=r"1 validation patients are among the training cases .*'real1'"):
+    with pytest.raises(InputError, match=r"share 1 patients \(real1\)"):
         new().fit(cohorts["real"], run, validation=cohorts["real"].subset(["real1"]))
-    with pytest.raises(InputError, match=r"among the generator of .*'real0'.*training split alone"):
+    with pytest.raises(InputError, match=r"synthetic .* share 1 patients \(real0\).*Fit the generator"):
         new().fit(
             cohorts["real"].subset(["real2", "real3"]),
             run,

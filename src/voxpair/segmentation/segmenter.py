@@ -35,6 +35,7 @@ from voxpair.cohorts.cohort import Cohort
 from voxpair.cohorts.datasets import PreparedCohort
 from voxpair.cohorts.geometry import Geometry
 from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
+from voxpair.cohorts.splits import check_no_overlap
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
 from voxpair.core.labels import LabelTable, Structure
@@ -334,22 +335,14 @@ def dice(predicted: np.ndarray, reference: np.ndarray, classes: int) -> list[flo
 
 
 def _check_patients(real: Cohort, synthetic: Cohort | None, validation: Cohort | None) -> None:
-    """Refuse validation patients that were seen in training, by this segmenter or by the generator."""
+    """Refuse validation cases that are synthetic, or of patients that this segmenter or the generator learns from."""
     if validation is None:
         return
-    judges = set(validation.patients)
-    seen_by = {f"the training cases of {real.folder}": real.patients}
-    if synthetic is not None:
-        seen_by[f"the generator of {synthetic.folder}"] = synthetic.manifest.get("training_patients", ())
-        if any(record.source == "synthetic" for record in validation.records):
-            raise InputError(f"{validation.folder} holds synthetic cases; only real ones may decide when to stop")
-    for where, patients in seen_by.items():
-        both = sorted(judges & set(patients))
-        if both:
-            raise InputError(
-                f"{len(both)} validation patients are among {where} too, first {both[0]!r}; their scores would be too "
-                "good. Split by patient (voxpair split) and fit the generator on the training split alone."
-            )
+    if any(record.source == "synthetic" for record in validation.records):
+        raise InputError(f"{validation.folder} holds synthetic cases; only real ones may decide when to stop")
+    for teaching in (real, synthetic):
+        if teaching is not None:
+            check_no_overlap(teaching, validation)
 
 
 def _hold_out_a_tenth(pairs: Pairs, seed: int) -> Pairs:
