@@ -11,7 +11,8 @@ import json
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +75,7 @@ def run_command(
     settings = plan(preset, _config(config), assignments)
     if dry_run:
         return _show(settings)
-    with _session(device, seed, overwrite, quiet, verbose) as session:
+    with _session(device, seed, overwrite, quiet) as session:
         report = pipeline.run(scans, output, settings, session)
     _next(f"open {shlex.quote(str(report))} in a browser")
 
@@ -99,7 +100,7 @@ def demo_command(
     settings = plan(preset, _config(config), assignments)
     if dry_run:
         return _show(settings)
-    with _session(device, seed, overwrite, quiet, verbose) as session:
+    with _session(device, seed, overwrite, quiet) as session:
         report = pipeline.demo(output, settings, session)
     _next(f"open {shlex.quote(str(report))} in a browser")
 
@@ -125,7 +126,7 @@ def phantom_command(
     settings = part(preset, "phantom", _config(config), assignments)
     if dry_run:
         return _show(settings)
-    with _session("cpu", seed, overwrite, quiet, verbose) as session:
+    with _session("cpu", seed, overwrite, quiet) as session:
         stages.make_phantoms(output, count, settings, session, workers=workers)
     _next(f"voxpair split {_q(output)} --train 0.6 --val 0.2 --test 0.2")
 
@@ -147,7 +148,7 @@ def import_command(
     from voxpair import stages
 
     scans = _scans(source, layout, images, labels, label_table, modality)
-    with _session("cpu", 0, overwrite, quiet, verbose) as session:
+    with _session("cpu", 0, overwrite, quiet) as session:
         stages.import_scans(scans, output, session)
     _next(f"voxpair check {_q(output)}")
 
@@ -164,7 +165,7 @@ def check_command(
     """Find what is wrong with the scans before hours are spent on them; exit code 2 if anything is."""
     from voxpair import stages
 
-    with _session("cpu", 0, overwrite, quiet, verbose) as session:
+    with _session("cpu", 0, overwrite, quiet) as session:
         findings = stages.check(cohort, session, fix=fix, output=output)
     for finding in findings:
         typer.echo(f"{finding.severity:8}{finding.case}: {finding.what} {finding.advice}")
@@ -188,7 +189,7 @@ def split_command(
     """Share out the patients among train, val and test, once and for all."""
     from voxpair import stages
 
-    with _session("cpu", seed, overwrite, quiet, verbose) as session:
+    with _session("cpu", seed, overwrite, quiet) as session:
         stages.split(cohort, (train, val, test), session)
     _next(f"voxpair fit {_q(cohort)} -o RUN")
 
@@ -218,7 +219,7 @@ def fit_command(
     settings = part(preset, "generator", _config(config), assignments, cohort=cohort)
     if dry_run:
         return _show(settings)
-    with _session(device, seed, overwrite, quiet, verbose) as session:
+    with _session(device, seed, overwrite, quiet) as session:
         stages.fit(cohort, output, settings, session, generator=generator, pseudo_labels=pseudo_labels)
     _next(f"voxpair sample {_q(output)} -o SYNTHETIC -n 100")
 
@@ -240,7 +241,7 @@ def sample_command(
     """Draw new pairs into a synthetic cohort; more of them later go on from where these end."""
     from voxpair import stages
 
-    with _session(device, seed, overwrite, quiet, verbose) as session:
+    with _session(device, seed, overwrite, quiet) as session:
         stages.sample(run, output, count, session, condition=_conditions(condition))
     _next(f"voxpair pretrain {_q(output)} -o PRETRAINED")
 
@@ -266,7 +267,7 @@ def pretrain_command(
     settings = part(preset, "pretraining", _config(config), assignments, cohort=cohorts[0])
     if dry_run:
         return _show(settings)
-    with _session(device, seed, overwrite, quiet, verbose) as session:
+    with _session(device, seed, overwrite, quiet) as session:
         stages.pretrain(cohorts, output, settings, session)
     _next(f"voxpair segment fit COHORT {_q(cohorts[0])} -o SEGMENTER --encoder {_q(output)}")
 
@@ -293,7 +294,7 @@ def segment_fit_command(
     settings = part(preset, "segmentation", _config(config), assignments, cohort=cohorts[0])
     if dry_run:
         return _show(settings)
-    with _session(device, seed, overwrite, quiet, verbose) as session:
+    with _session(device, seed, overwrite, quiet) as session:
         stages.segment_fit(cohorts, output, settings, session, encoder=encoder)
     _next(f"voxpair segment predict {_q(output)} {_q(cohorts[0])} -o PREDICTIONS")
 
@@ -313,7 +314,7 @@ def segment_predict_command(
     """Segment every image of a cohort, in its original geometry; the result is a cohort."""
     from voxpair import stages
 
-    with _session(device, seed, overwrite, quiet, verbose) as session:
+    with _session(device, seed, overwrite, quiet) as session:
         stages.segment_predict(run, cohort, output, session, split=split)
     _next(f"voxpair evaluate masks {_q(output)} {_q(cohort)} -o EVALUATION")
 
@@ -331,7 +332,7 @@ def evaluate_masks_command(
     """Dice, HD95, ASSD, NSD and volume error per structure and case, by name: masks.csv and masks.json."""
     from voxpair import stages
 
-    with _session("cpu", 0, overwrite, quiet, verbose) as session:
+    with _session("cpu", 0, overwrite, quiet) as session:
         summary = stages.evaluate_masks(predictions, reference, output, session, tolerance_mm=tolerance_mm)
     typer.echo(summary)
     _next(f"voxpair report {_q(output.parent)}")
@@ -346,7 +347,7 @@ def report_command(
     """Write one offline HTML page about a run."""
     from voxpair import stages
 
-    with _session("cpu", 0, False, quiet, verbose):
+    with _session("cpu", 0, False, quiet):
         page = stages.write_report(run)
     _next(f"open {shlex.quote(str(page))} in a browser")
 
@@ -398,11 +399,13 @@ def _fail(message: str, code: int) -> None:
     raise SystemExit(code)
 
 
-def _session(device: str, seed: int, overwrite: bool, quiet: bool, verbose: bool) -> Session:
+@contextmanager
+def _session(device: str, seed: int, overwrite: bool, quiet: bool) -> Iterator[Session]:
     from voxpair.console import ConsoleProgress
     from voxpair.stages import Session
 
-    return Session(seed=seed, device=device, overwrite=overwrite, progress=ConsoleProgress(quiet=quiet))
+    with ConsoleProgress(quiet=quiet) as progress:
+        yield Session(seed=seed, device=device, overwrite=overwrite, progress=progress)
 
 
 def _scans(

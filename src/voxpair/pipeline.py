@@ -4,8 +4,8 @@
     RUN/generator/                      what was learnt of p(image, labels)
     RUN/synthetic/                      a cohort of new pairs
     RUN/pretraining/                    an encoder, from images alone
-    RUN/segmenters/PROTOCOL/seedN/      the papers' three protocols, at equal numbers of updates
-    RUN/predictions/, RUN/evaluation/   the same below each
+    RUN/segmenters/PROTOCOL/            the papers' three protocols, at equal numbers of updates
+    RUN/predictions/, RUN/evaluation/   the same below each; further seeds in PROTOCOL/seedN/
     RUN/previews/, summary.json, timings.json, report.html
 
 Every stage is a verb of its own (``stages.py``); the same call again goes on with the first that is not finished.
@@ -155,8 +155,8 @@ def _pairs_and_segmenters(cohort: Cohort, output: Path, plan: Plan, session: Ses
     for name in plan.protocols:
         with clock(f"segmenter {name}"):
             evaluated[name] = [
-                _segment(name, seed, held_out, cohort, synthetic, output, plan, session)
-                for seed in range(session.seed, session.seed + plan.seeds)
+                _segment(name, repeat, held_out, cohort, synthetic, output, plan, session)
+                for repeat in range(plan.seeds)
             ]
     with clock("report"):
         pairs = [
@@ -191,11 +191,11 @@ def limit(cohort: Cohort, counts: CaseCounts) -> Cohort:
 
 
 def _segment(
-    name: str, seed: int, held_out: str, cohort: Cohort, synthetic: Cohort, output: Path, plan: Plan, session: Session
+    name: str, repeat: int, held_out: str, cohort: Cohort, synthetic: Cohort, output: Path, plan: Plan, session: Session
 ) -> Path:
     """Fit, predict and evaluate one segmenter; return its evaluation folder."""
-    protocol, session = PROTOCOLS[name], replace(session, seed=seed)
-    place = Path(name) / f"seed{seed}"
+    protocol, session = PROTOCOLS[name], replace(session, seed=session.seed + repeat)
+    place = Path(name) / f"seed{session.seed}" if repeat else Path(name)
     segmenter = stages.segment_fit(
         [cohort, synthetic] if protocol.synthetic else [cohort],
         output / "segmenters" / place,

@@ -292,7 +292,7 @@ def _for_cohort(cohort: Cohort | Path) -> Nested:
     gpu = torch.cuda.is_available()
     shape = np.median(shapes, axis=0)
     shrink = min(1.0, ((VOXELS_ON_GPU if gpu else VOXELS_ON_PROCESSOR) / shape.prod()) ** (1 / 3))
-    grid = [max(16, int(round(n * shrink / 8)) * 8) for n in shape]
+    grid = [max(16, round(n * shrink / 8) * 8) for n in shape]
     base = study() if gpu else demo()
     base["generator"].pop("conditions", None)
     about = f"planned from {len(cohort)} scans of median shape {' x '.join(f'{n:.0f}' for n in shape)}"
@@ -358,6 +358,7 @@ def _papers_way(preset: Nested) -> Nested:
             },
             "segmentation": {
                 "mix": {"synthetic_per_real": 3.0, "real_only_last": 0},
+                "validation": "tenth_of_mixed",
                 "loop": {"learning_rate": 1e-3, "validate_every": 50, "patience": 10},
             },
         },

@@ -218,7 +218,7 @@ def segment_fit(
     synthetic = [cohort for cohort in opened if _is_synthetic(cohort)]
     if len(real) != 1 or len(synthetic) > 1:
         raise InputError(
-            f"expected one real cohort and at most one synthetic one, got {len(real)} real and {len(synthetic)} synthetic"
+            f"expected one real cohort and at most one synthetic, got {len(real)} real and {len(synthetic)} synthetic"
         )
     train = real[0].split("train").labelled()
     validation = real[0].split("val").labelled() if "val" in real[0].split_counts else None
