@@ -8,7 +8,8 @@ Takes columns of ``cases.csv`` and structure volumes; gives a vector per case in
     volume:NAME   volume:LAA = 8.0        z-score of the logarithm of the volume in mL, and 1 for "known"
 
 During the fit entries are hidden at random, so that one network answers with and without them (classifier-free
-guidance, Ho and Salimans 2022). Volume conditions after Ribeiro et al. and MAISI; see docs for how to sample tails.
+guidance, Ho and Salimans 2022). Asking for volumes from the tails gives cases that the training set has few of
+(arXiv:2411.01351 does so for brain ventricles).
 
 Shapes: B batch, D length of the vector.
 """
