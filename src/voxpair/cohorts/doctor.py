@@ -171,14 +171,8 @@ def _examine(record: CaseRecord, table: LabelTable, modality: str) -> tuple[list
         )
     low, high = np.percentile(image, (1, 99))
     if image.min() == image.max():
-        findings.append(
-            Finding(
-                name,
-                "error",
-                f"every voxel of the image is {image.flat[0]:g}",
-                "Export the scan again or leave it out.",
-            )
-        )
+        what, advice = f"every voxel of the image is {image.flat[0]:g}", "Export it again; --fix leaves the case out."
+        findings.append(Finding(name, "error", what, advice, True))
     elif modality == "CT" and image.min() >= 0:
         what = f"the lowest value is {image.min():g}, but a CT in HU has air near -1000"
         findings.append(

@@ -45,6 +45,7 @@ class Scan:
     source: Source = "real"
     split: str | None = None
     attributes: Mapping[str, str | float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,10 @@ def list_scans(source: Path, layout: str = "auto", images: str | None = None, la
 def nnunet(source: Path, images: str | None, labels: str | None) -> Listing:
     """nnU-Net v2 raw, or a cohort: dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz."""
     cohort = Cohort.open(source)
+    made = cohort.manifest.get("cases", {})
     scans = [
-        Scan(r.name, r.image_path, r.labels_path, r.patient, r.source, r.split, r.attributes) for r in cohort.records
+        Scan(r.name, r.image_path, r.labels_path, r.patient, r.source, r.split, r.attributes, made.get(r.name, {}))
+        for r in cohort.records
     ]
     notes = _left_out(source / "imagesTs")
     return Listing(tuple(scans), cohort.label_table, cohort.modality, notes, cohort.manifest or None)
@@ -292,10 +295,13 @@ def _labelling(listing: Listing, given: str | Path | None, notes: list[str]) -> 
         if scan.labels is not None:
             found |= set(volumes.count_values(volumes.read_labels(scan.labels)[0]))
     labelling = number({f"structure_{v}": v for v in sorted(found - {0})}, "found", {})
-    notes.append(
-        f"no label table was given: the values found, {sorted(found - {0})}, were called "
-        f"{', '.join(labelling.table.names) or 'nothing'}; --label-table gives them names"
-    )
+    if found == {0}:
+        notes.append("no label table was given and no labels were found: the label table is empty")
+    else:
+        notes.append(
+            f"no label table was given: the values found, {sorted(found - {0})}, were called "
+            f"{', '.join(labelling.table.names)}; --label-table gives them names"
+        )
     return labelling
 
 
@@ -337,8 +343,17 @@ class _Facts:
             if gap > SAME_GRID:
                 notes.append("labels lie less than a tenth of a voxel off the image: the image's affine was taken")
             labels = labelling.apply(labels, str(scan.labels))
-        patient, attributes = scan.patient, dict(scan.attributes)
-        case = Case(scan.name, image, labels, affine, labelling.table, patient, scan.source, attributes)
+        case = Case(
+            name=scan.name,
+            image=image,
+            labels=labels,
+            affine=affine,
+            label_table=labelling.table,
+            patient=scan.patient,
+            source=scan.source,
+            attributes=dict(scan.attributes),
+            provenance=scan.provenance,
+        )
         self.counts.update(notes)
         self.types[volumes.stored_type(scan.image)] += 1
         self.spacings_mm.append(case.spacing_mm)
@@ -350,7 +365,8 @@ class _Facts:
         total = len(self.tops)
         low, high = np.min(self.spacings_mm, axis=0), np.max(self.spacings_mm, axis=0)
         spacing = " x ".join(f"{a:.4g}" if a == b else f"{a:.4g}-{b:.4g}" for a, b in zip(low.round(4), high.round(4)))
-        sizes = f"{len(self.shapes)} sizes from {min(self.shapes, key=np.prod)} to {max(self.shapes, key=np.prod)}"
+        small, large = min(self.shapes, key=np.prod), max(self.shapes, key=np.prod)
+        sizes = f"{len(self.shapes)} sizes from {small} to {large}" if len(self.shapes) > 1 else f"1 size {small}"
         notes = [f"{count} of {total} cases: {note}" for note, count in self.counts.items()]
         if len(self.types) > 1:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.types.most_common())

@@ -91,7 +91,9 @@ def _numbers(asked: dict[str, float], patients: int) -> dict[str, int]:
         if any(value != int(value) for value in asked.values()):
             raise InputError(f"split into {said}: expected whole numbers of patients, or fractions below 1")
         if sum(asked.values()) > patients:
-            raise InputError(f"split into {said}: {sum(asked.values()):g} patients, but the cohort has {patients}")
+            raise InputError(
+                f"split into {said}: {sum(asked.values()):g} patients, but the cohort has {patients} with annotations"
+            )
         return {name: int(value) for name, value in asked.items()}
     if sum(asked.values()) > 1 + 1e-9:
         raise InputError(f"split into {said}: fractions must sum to at most 1, and cannot be mixed with numbers")

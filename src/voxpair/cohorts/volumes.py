@@ -25,6 +25,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from voxpair.core.errors import InputError
 from voxpair.core.run import atomic_path
@@ -39,7 +40,7 @@ SQUEEZED = "the file is 4D with one volume: read as 3D"
 UNIT_CONVERTED = "the header's unit is not millimetres: the affine was converted"
 
 _TO_MM = {1: 1e3, 3: 1e-3}  # NIfTI unit codes for metre and micron; 2 is millimetre, 0 unknown and read as millimetre
-_DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, ImageFileError, HeaderDataError)
+_DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, ImageFileError, HeaderDataError, WrapStructError)
 
 
 def read_image(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -203,7 +204,7 @@ def _array(path: Path, image: nib.spatialimages.SpatialImage, dtype: type | None
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    reason = str(error).rstrip(".") or type(error).__name__
+    reason = " ".join(str(error).split()).rstrip(".?") or type(error).__name__
     return InputError(f"cannot read {path}: {reason}. The file is damaged, cut short or no image; copy it again.")
 
 
