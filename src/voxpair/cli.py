@@ -11,7 +11,7 @@ import json
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -361,27 +361,29 @@ def info_command(
 
     facts = describe()
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
+        return typer.echo(json.dumps(facts, indent=2))
     for topic, entries in facts.items():
         typer.echo(f"\n{topic.replace('_', ' ')}")
-        for name, words in entries.items():
-            typer.echo(f"  {name:<22}{words if isinstance(words, str) else ', '.join(map(str, words))}")
+        for name, text in entries.items():
+            typer.echo(f"  {name:<22}{text if isinstance(text, str) else ', '.join(map(str, text))}")
 
 
 app.add_typer(segment_app, name="segment", rich_help_panel="Segmentation")
 app.add_typer(evaluate_app, name="evaluate", rich_help_panel="Results")
 
 
-def main() -> None:
-    """Entry point: errors that a user can act on become one sentence and an exit code."""
-    _guard(app)
+def main(words: list[str] | None = None) -> None:
+    """Run one command; errors that a user can act on become one sentence and an exit code.
 
-
-def _guard(command: Callable[[], Any]) -> None:
+    Args:
+        words: as on the command line, without the program's name; None takes those of this process.
+    """
+    words = sys.argv[1:] if words is None else words
     try:
-        command()
+        app(words, prog_name="voxpair")
     except VoxpairError as error:
+        if {"--verbose", "-v"} & set(words):
+            traceback.print_exc()
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted. What was finished is kept: the same command goes on from there.", 130)
@@ -393,8 +395,6 @@ def _guard(command: Callable[[], Any]) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    if "--verbose" in sys.argv or "-v" in sys.argv:
-        traceback.print_exc()
     typer.echo(f"error: {message}", err=True)
     raise SystemExit(code)
 

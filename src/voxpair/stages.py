@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,16 +80,20 @@ def make_phantoms(output: Path, count: int, settings: PhantomSettings, session: 
 
 def import_scans(scans: Scans, output: Path, session: Session) -> Cohort:
     """Turn scans in any known layout into a cohort; what was done to them is said and kept in ``dataset.json``."""
+    layouts.list_scans(scans.source, scans.layout, scans.images, scans.labels)  # refused before anything is claimed
+    inputs = {key: str(value) for key, value in asdict(scans).items()}
+    run = _claim(output, "import", None, session, inputs)
+    if _finished(run.path):
+        return Cohort.open(run.path)
     cohort, notes = layouts.import_scans(
         scans.source,
-        output,
+        run.path,
         layout=scans.layout,
         label_table=scans.label_table,
         modality=scans.modality,
         images=scans.images,
         labels=scans.labels,
         progress=session.progress,
-        overwrite=session.overwrite,
     )
     for note in notes:
         session.progress.say(f"  {note}")

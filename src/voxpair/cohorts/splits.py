@@ -1,8 +1,8 @@
 """Splits: which patients train, validate and test. Drawn once, by patient, and kept in ``cases.csv``.
 
 In: a cohort and three numbers. Out: the ``split`` column, with ``train``, ``val``, ``test``; ``unused`` for patients
-who are left over, and ``unlabelled`` for patients without any annotated case, who can neither be scored nor teach
-a segmenter.
+who are left over. The numbers count patients with annotated cases. Patients without any cannot be scored, but a
+generator and a pre-training learn from their images: they are all in ``train``, beyond its number.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def split(
     annotated = set(whole.labelled().patients) or set(whole.patients)  # without any labels: images to pretrain on
     wanted = _numbers({"train": train, "val": val, "test": test}, len(annotated))
     order = np.random.default_rng(derive_seed("split", seed)).permutation(sorted(annotated)).tolist()
-    part = dict.fromkeys(whole.patients, "unlabelled") | dict.fromkeys(order, "unused")
+    part = dict.fromkeys(whole.patients, "train") | dict.fromkeys(order, "unused")
     for name, count in wanted.items():
         part |= dict.fromkeys(order[:count], name)
         order = order[count:]

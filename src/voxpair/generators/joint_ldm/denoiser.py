@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from monai.networks.nets import DiffusionModelUNet
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class DiffusionSettings(Settings):
         density: training times of "flow".
         shift_scale: "flow": time shift at a latent of 32^3; it grows with the cube root of the latent's size.
         levels, schedule, zero_terminal_snr: of the discrete diffusion; "epsilon" cannot have zero terminal SNR.
+        patch: side of the cubes of latent voxels that the network sees as one voxel with more channels (Peebles and
+            Xie 2023, DiT); 2 makes a step about five times cheaper.
         channels: width per level; each level after the first halves the latent.
         res_blocks: residual blocks per level.
         attention: which levels have self-attention, besides the middle, which always has it.
@@ -52,6 +55,7 @@ class DiffusionSettings(Settings):
     levels: int = Field(1000, ge=2)
     schedule: BetaSchedule = "scaled_linear"
     zero_terminal_snr: bool = False
+    patch: int = Field(1, ge=1)
     channels: tuple[int, ...] = (32, 64, 96)
     res_blocks: int = Field(1, ge=1)
     attention: tuple[bool, ...] = (False, False, True)
@@ -77,7 +81,7 @@ class DiffusionSettings(Settings):
     @property
     def downsampling(self) -> int:
         """By how much the U-Net shrinks a latent: its sides must be multiples of this."""
-        return 2 ** (len(self.channels) - 1)
+        return self.patch * 2 ** (len(self.channels) - 1)
 
     def process(self, latent_shape: tuple[int, ...]) -> Process:
         """Return the diffusion process for latents with these spatial axes."""
@@ -102,10 +106,12 @@ class Denoiser(nn.Module):
 
     def __init__(self, settings: DiffusionSettings, latent_channels: int, condition_length: int) -> None:
         super().__init__()
+        self.patch = settings.patch
+        channels = latent_channels * settings.patch**3
         self.unet = DiffusionModelUNet(
             spatial_dims=3,
-            in_channels=latent_channels,
-            out_channels=latent_channels,
+            in_channels=channels,
+            out_channels=channels,
             channels=settings.channels,
             num_res_blocks=settings.res_blocks,
             attention_levels=settings.attention,
@@ -130,7 +136,10 @@ class Denoiser(nn.Module):
             network_time: (B,), 0 to about 1000, as ``process.network_time`` gives it.
             condition: (B, D + V); zeros for "open" and "not moved".
         """
-        return self.unet(latent, network_time.float(), class_labels=condition if self.conditional else None).float()
+        p = self.patch
+        cubes = rearrange(latent, "b c (x i) (y j) (z k) -> b (c i j k) x y z", i=p, j=p, k=p)
+        output = self.unet(cubes, network_time.float(), class_labels=condition if self.conditional else None).float()
+        return rearrange(output, "b (c i j k) x y z -> b c (x i) (y j) (z k)", i=p, j=p, k=p)
 
 
 class DenoiserTask(Task):

@@ -1,0 +1,89 @@
+"""The main job from the command line, on files: demo, resume, and a user's own scans."""
+
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from voxpair.cli import main
+from voxpair.cohorts.cohort import Cohort
+from voxpair.core.run import read_json
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "120")
+        with pytest.raises(SystemExit) as end:
+            main(["demo", "-o", str(folder), "--preset", "unit", "--set", "seeds=2", "--device", "cpu"])
+    assert end.value.code == 0
+    return folder
+
+
+def test_demo_leaves_everything_it_promises(demo):
+    assert {"baseline", "medical_diffusion", "ours"} <= {path.name for path in (demo / "segmenters").iterdir()}
+    page = (demo / "report.html").read_text(encoding="utf-8")
+    assert "LAA" in page and "Medical Diffusion".lower() in page.lower().replace("_", " ")
+    for protocol in ("baseline", "medical_diffusion", "ours"):
+        dice = read_json(demo / "evaluation" / protocol / "masks.json")["dice"]["mean"]
+        assert 0 <= dice <= 1
+    assert read_json(demo / "evaluation/comparison.json")["comparisons"][0]["a"] == "ours"
+
+
+def test_synthetic_cohort_is_a_cohort_in_hu_with_provenance(demo):
+    synthetic = Cohort.open(demo / "synthetic")
+    assert len(synthetic) == 3
+    training = {record.patient for record in Cohort.open(demo / "cohort").split("train").records}
+    manifest = read_json(demo / "synthetic/manifest.json")
+    assert set(manifest["training_patients"]) == training
+    for case in synthetic:
+        assert case.source == "synthetic" and case.image.min() >= -1000 and case.image.max() <= 2000
+        assert np.isfinite(case.image).all() and case.provenance["weights"] == manifest["weights_sha256"]
+        assert np.allclose(case.spacing_mm, (150 / 16, 150 / 16, 130 / 16), rtol=0.4)
+
+
+def test_the_same_command_again_does_nothing_again(demo, capsys):
+    before = {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")}
+    with pytest.raises(SystemExit) as end:
+        main(["demo", "-o", str(demo), "--preset", "unit", "--set", "seeds=2", "--device", "cpu"])
+    assert end.value.code == 0
+    assert {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")} == before
+    assert "next: open" in capsys.readouterr().out
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_named(demo, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["demo", "-o", str(demo), "--preset", "unit", "--set", "generator.diffusion.loop.updates=9"])
+    assert end.value.code == 2
+    assert re.search(r"settings\.diffusion\.loop\.updates was 8, now 9", capsys.readouterr().err)
+
+
+def test_sampling_more_goes_on_from_what_is_there(demo, tmp_path, capsys):
+    for count in ("1", "3"):
+        with pytest.raises(SystemExit) as end:
+            main(["sample", str(demo / "generator"), "-o", str(tmp_path / "s"), "-n", count, "--seed", "4"])
+        assert end.value.code == 0
+    with pytest.raises(SystemExit):
+        main(["sample", str(demo / "generator"), "-o", str(tmp_path / "t"), "-n", "3", "--seed", "4"])
+    grown, whole = Cohort.open(tmp_path / "s"), Cohort.open(tmp_path / "t")
+    assert grown.names == whole.names and grown.digest() == whole.digest()
+
+
+def test_run_on_scans_of_ones_own(small_scans, tmp_path, capsys):
+    words = ["run", str(small_scans), "-o", str(tmp_path / "run"), "--preset", "unit", "--device", "cpu"]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--set", "cases.labelled=3", "--set", "cases.unlabelled=2"])
+    assert end.value.code == 0, capsys.readouterr().err
+    facts = read_json(tmp_path / "run/summary.json")
+    assert facts["cohort"]["labelled"] == 3 + 4 and facts["cohort"]["cases"] == 3 + 2 + 4
+    generator = json.loads((tmp_path / "run/generator/model/generator.json").read_text())
+    assert len(generator["facts"]["training_patients"]) == 5
+
+
+def test_predictions_lie_on_the_scans_own_grid(demo):
+    for record in Cohort.open(demo / "predictions/ours").records:
+        predicted, scan = (nib.load(path) for path in (record.labels_path, demo / "cohort/imagesTr" / record.image_path.name))
+        assert predicted.shape == scan.shape and np.allclose(predicted.affine, scan.affine)
