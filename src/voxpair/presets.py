@@ -83,7 +83,7 @@ def demo() -> Nested:
                     "loop": {"updates": 350, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
                 },
                 "latents": {"copies": 8},
-                "diffusion": {"loop": {"updates": 700, "batch_size": 8, "learning_rate": 2e-3, "ema": 0.99}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 800, "batch_size": 8, "ema": 0.99}},
                 "sampling": {"steps": 20},
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
             },
@@ -112,12 +112,15 @@ def hippocampus() -> Nested:
                     "channels": [24, 48],
                     "loop": {"updates": 1500, "batch_size": 2, "learning_rate": 1e-3, "warmup": 50},
                 },
-                "diffusion": {"loop": {"updates": 4000, "batch_size": 8}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 3000, "batch_size": 8, "ema": 0.998}},
                 "sampling": {"steps": 25},
             },
-            "pretraining": {"loop": {"updates": 1000, "batch_size": 4, "validate_every": 100}},
+            "pretraining": {"loop": {"updates": 600, "batch_size": 4, "validate_every": 100}},
             # No early stopping: the validation cases are the ones that are reported.
-            "segmentation": {"loop": {"updates": 1500, "batch_size": 4, "validate_every": None, "decay": "cosine"}},
+            "segmentation": {
+                "mix": {"synthetic_per_real": 1.0, "real_only_last": 0.25},
+                "loop": {"updates": 600, "batch_size": 4, "validate_every": None, "decay": "cosine"},
+            },
         },
     )
 
@@ -213,6 +216,9 @@ def hippocampus_paper() -> Nested:
     """
     return _papers_way(hippocampus())
 
+
+_IN_CUBES: Nested = {"patch": 2, "channels": [64, 128], "attention": [False, True]}
+"""A denoiser for processors: cubes of 2 x 2 x 2 latent voxels make an update two to three times cheaper."""
 
 PRESETS: dict[str, Callable[[], Nested]] = {
     "auto": auto,
