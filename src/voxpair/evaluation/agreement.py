@@ -208,9 +208,7 @@ def evaluate_masks(
         raise InputError("the reference cohort has no labelled case, so there is nothing to compare with")
     ours, theirs = predictions.label_table.to_mapping(), reference.label_table.to_mapping()
     if ours != theirs:
-        raise InputError(
-            f"predictions and reference have different labels: {ours} and {theirs}; evaluate like with like"
-        )
+        raise InputError(f"the predictions have the labels {ours}, the reference {theirs}; give both the same table")
     predicted_names = {record.name for record in predictions.labelled().records}
     missing = [record.name for record in wanted.records if record.name not in predicted_names]
     extra = sorted(predicted_names - {record.name for record in reference.records})

@@ -1,0 +1,171 @@
+"""Reads the result files of a run folder; the page's docstring is the contract of those files.
+
+Whatever is absent comes back as None or empty, and the page says so; whatever is there must be readable.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from voxpair.core.errors import InputError
+from voxpair.core.labels import PALETTE
+from voxpair.core.run import read_json, read_log
+
+CURVES = {
+    "Autoencoder": "generator/autoencoder",
+    "Diffusion": "generator/diffusion",
+    "Self-supervised pretraining": "pretraining",
+}
+PREVIEWS = ("real", "synthetic", "predictions")
+METRICS = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
+_ORDER = ("baseline", "medical_diffusion", "ours")  # as in the paper; other protocols follow by name
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Volumes of one ``previews/*.npz``: name to arrays of shape (X, Y, Z), RAS+.
+
+    ``images`` are in [0, 1]; ``labels`` are class indices; ``predictions`` (protocol to name to class indices) are
+    there for ``predictions.npz`` only.
+    """
+
+    images: Mapping[str, np.ndarray]
+    labels: Mapping[str, np.ndarray]
+    predictions: Mapping[str, Mapping[str, np.ndarray]]
+    spacing_mm: tuple[float, float, float]
+    intensity_range: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``summary`` is ``masks.json``; ``dice`` is structure to the defined Dice of every case, from ``masks.csv``."""
+
+    summary: Mapping[str, Any]
+    dice: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure and the colour it is shown in."""
+
+    name: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a report can show."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    curves: Mapping[str, Sequence[Mapping[str, Any]]]
+    segmenter_curves: Mapping[str, Sequence[Mapping[str, Any]]]
+    reconstruction: Mapping[str, Any] | None
+    evaluations: Mapping[str, Evaluation]
+    comparisons: Sequence[Mapping[str, Any]]
+    previews: Mapping[str, Preview]
+    settings: str | None
+    timings: Mapping[str, float] | None
+
+    @property
+    def structures(self) -> list[Structure]:
+        """Structures in order of their value, so that class index i is the i-th; colours that are none are replaced."""
+        table = self.summary.get("cohort", {}).get("label_table", {})
+        ordered = sorted(table.items(), key=lambda item: item[1][0])
+        return [
+            Structure(name, colour if _COLOUR.fullmatch(str(colour)) else PALETTE[i % len(PALETTE)])
+            for i, (name, (_, colour)) in enumerate(ordered)
+        ]
+
+
+def read_results(folder: Path) -> Results:
+    """Read what ``folder`` holds.
+
+    Raises:
+        InputError: there is no such folder, or a file in it cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no run folder {folder}")
+    timings = _optional_json(folder / "timings.json")
+    summary = _optional_json(folder / "summary.json") or {}
+    return Results(
+        folder=folder,
+        summary=summary,
+        curves={title: log for title, path in CURVES.items() if (log := _log(folder / path))},
+        segmenter_curves={path.name: log for path in _children(folder / "segmenters") if (log := _log(path))},
+        reconstruction=_optional_json(folder / "generator/autoencoder/reconstruction.json"),
+        evaluations={
+            path.name: _evaluation(path) for path in _children(folder / "evaluation") if (path / "masks.json").is_file()
+        },
+        comparisons=(_optional_json(folder / "evaluation/comparison.json") or {}).get("comparisons", []),
+        previews={name: _preview(path) for name in PREVIEWS if (path := folder / "previews" / f"{name}.npz").is_file()},
+        settings=_settings(folder / "settings.yaml", summary),
+        timings=timings,
+    )
+
+
+def _children(folder: Path) -> list[Path]:
+    """Return sub-folders, the protocols of the paper first."""
+    if not folder.is_dir():
+        return []
+    rank = {name: i for i, name in enumerate(_ORDER)}
+    found = [path for path in folder.iterdir() if path.is_dir()]
+    return sorted(found, key=lambda path: (rank.get(path.name, len(rank)), path.name))
+
+
+def _optional_json(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def _settings(path: Path, summary: Mapping[str, Any]) -> str | None:
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    return yaml.safe_dump(summary["settings"], sort_keys=False) if "settings" in summary else None
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    return read_log(path) if path.is_file() else []
+
+
+def _evaluation(folder: Path) -> Evaluation:
+    summary = read_json(folder / "masks.json")
+    absent = [key for key in ("dice", "structures", "cases", "patients") if key not in summary]
+    if absent:
+        raise InputError(f"{folder / 'masks.json'} lacks {', '.join(absent)}; evaluate the masks again")
+    dice: dict[str, list[float]] = {}
+    rows = folder / "masks.csv"
+    if rows.is_file():
+        with rows.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                if row["dice"]:
+                    dice.setdefault(row["structure"], []).append(float(row["dice"]))
+    return Evaluation(summary, dice)
+
+
+def _preview(path: Path) -> Preview:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = [str(name) for name in arrays["names"]]
+            protocols = [str(name) for name in arrays["protocols"]] if "protocols" in arrays else []
+            limits = arrays["intensity_range"].tolist() if "intensity_range" in arrays else None
+            return Preview(
+                images={name: arrays[f"{name}_image"] for name in names},
+                labels={name: arrays[f"{name}_labels"] for name in names},
+                predictions={p: {name: arrays[f"{name}_{p}"] for name in names} for p in protocols},
+                spacing_mm=tuple(arrays["spacing"].tolist()),
+                intensity_range=tuple(limits) if limits else None,
+            )
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read the preview {path}: {error}; delete it or write it again") from None

@@ -1,0 +1,127 @@
+"""The result in words, before any table: which protocol is better, by how much, and how sure that is.
+
+Takes ``comparison.json`` and the summaries of the protocols; gives sentences. An interval that holds zero is never
+called an improvement, and a single seed is said to be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from voxpair.report.results import Evaluation
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``tone`` colours the box; ``headline`` says the same in words."""
+
+    tone: Literal["better", "worse", "open"]
+    headline: str
+    sentences: Sequence[str]
+
+
+def protocol_name(name: str) -> str:
+    """Return a protocol's name as a reader expects it.
+
+    >>> protocol_name("medical_diffusion")
+    'Medical diffusion'
+    """
+    words = name.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
+def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
+    """Return a number with a true minus sign; a dash where there is none; never a negative zero.
+
+    >>> number(-0.0004), number(0.5, 1, sign=True), number(-2.0, 1), number(None)
+    ('0.000', '+0.5', '−2.0', '–')
+    """
+    if value is None:
+        return "–"
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", "−")
+
+
+def points(value: float | None, *, sign: bool = False) -> str:
+    """Return a Dice as points, hundredths of its range."""
+    return number(None if value is None else 100 * value, 1, sign=sign)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 seed", "3 seeds"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def verdict(comparisons: Sequence[Mapping[str, Any]], evaluations: Mapping[str, Evaluation]) -> Verdict:
+    """Word the primary comparison, the first one over all structures; or say what is there instead."""
+    primary = next((c for c in comparisons if c["structure"] is None), None)
+    if primary is not None:
+        return _of_comparison(primary, evaluations)
+    if not evaluations:
+        return Verdict("open", "No result yet", ["No masks have been evaluated in this run."])
+    means = ", ".join(f"{protocol_name(n)} {number(e.summary['dice']['mean'])}" for n, e in evaluations.items())
+    sentence = f"Mean Dice: {means}. Nothing is said about which is better: they were not compared patient by patient."
+    return Verdict("open", "Scores, but no comparison", [sentence, *_missed(evaluations)])
+
+
+def _of_comparison(c: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) -> Verdict:
+    a, b = protocol_name(c["a"]), protocol_name(c["b"]).lower()
+    tone, headline, conclusion = _judge(c["low"], c["high"], a, b)
+    interval = "no interval" if c["low"] is None else f"[{points(c['low'])}, {points(c['high'])}]"
+    seeds = _seeds(c)
+    sentences = [
+        f"{a} {number(c['mean_a'])} against {number(c['mean_b'])} {b} in mean Dice, difference "
+        f"{points(c['difference'], sign=True)} points {interval} over {counted(c['patients'], 'patient')} and {seeds}: "
+        f"{conclusion}."
+    ]
+    if min(c["seeds_a"], c["seeds_b"]) == 1:
+        sentences.append(
+            "With one seed, the interval covers the choice of test patients only: another training of the same "
+            "protocol may differ by as much. Repeat with more seeds before you rely on it."
+        )
+    else:
+        sentences.append(
+            f"Between seeds the mean varies with an SD of {points(c['sd_seeds_a'])} ({a.lower()}) and "
+            f"{points(c['sd_seeds_b'])} points ({b})."
+        )
+    if c["smallest_detectable"] is not None and tone == "open":
+        sentences.append(
+            f"This test set would have shown a difference of {points(c['smallest_detectable'])} points or more "
+            "(80 % power); a smaller one can neither be claimed nor excluded."
+        )
+    return Verdict(tone, headline, sentences + _missed(evaluations))
+
+
+def _judge(low: float | None, high: float | None, a: str, b: str) -> tuple[str, str, str]:
+    if low is None or high is None:
+        return "open", "One patient cannot decide", "one patient says nothing about the next"
+    if low > 0:
+        return "better", f"{a} is better than {b}", "better, beyond what the choice of patients explains"
+    if high < 0:
+        return "worse", f"{a} is worse than {b}", "worse, beyond what the choice of patients explains"
+    return "open", f"{a} and {b} cannot be told apart", "not distinguishable from no difference"
+
+
+def _seeds(c: Mapping[str, Any]) -> str:
+    if c["seeds_a"] == c["seeds_b"]:
+        return counted(c["seeds_a"], "seed")
+    return f"{c['seeds_a']} and {counted(c['seeds_b'], 'seed')}"
+
+
+def _missed(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    sentences = []
+    for name, evaluation in evaluations.items():
+        counts = [s["counts"] for s in evaluation.summary["structures"].values()]
+        missed, invented = (sum(c.get(status, 0) for c in counts) for status in ("pred_empty", "ref_empty"))
+        parts = [f"missed {counted(missed, 'structure')}" if missed else ""]
+        parts.append(f"invented {counted(invented, 'structure')}" if invented else "")
+        if any(parts):
+            sentences.append(
+                f"{protocol_name(name)} {' and '.join(filter(None, parts))} (summed over cases); each counts as Dice 0."
+            )
+        without = evaluation.summary.get("missing_predictions", [])
+        if without:
+            sentences.append(f"{protocol_name(name)} has no prediction for {', '.join(without)}.")
+    return sentences
