@@ -48,6 +48,13 @@ LIGHT = Theme(text="#3d4450", grid="#dfe3e8")
 DARK = Theme(text="#b9c0ca", grid="#333a44")
 
 
+def in_theme(svg: bytes, theme: Theme) -> bytes:
+    """Return a drawing made for ``LIGHT`` in another ink; nothing else in a drawing has these two colours."""
+    for old, new in ((LIGHT.text, theme.text), (LIGHT.grid, theme.grid)):
+        svg = svg.replace(old.encode(), new.encode())
+    return svg
+
+
 @dataclass(frozen=True)
 class Layers:
     """Two PNG pictures of one size: the images on black, and the labels on nothing."""
@@ -168,31 +175,33 @@ def _draw_labels(axes, tile: Tile, colours: Sequence[str], extent: tuple[float, 
             axes.contour(x, y, mask, levels=[0.5], colors=[colour], linewidths=0.9)
 
 
-def curves(series: Mapping[str, Sequence[tuple[float, float]]], theme: Theme, *, label: str, log: bool) -> bytes:
+def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, label: str, log: bool) -> bytes:
     """Draw values over updates, one line per name.
 
     Args:
         series: name to (update, value) pairs; values that are not finite are left out.
-        log: a logarithmic value axis, where all values are positive.
+        log: a logarithmic value axis, where all values are positive and span more than a factor of ten.
     """
-    figure = Figure(figsize=(5.2, 2.7), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(5.2, 2.7))
+    axes = figure.add_axes((0.13, 0.17, 0.85, 0.79))
+    everything = []
     for i, (name, points) in enumerate(series.items()):
         updates, values = np.array([p for p in points if np.isfinite(p[1])], float).reshape(-1, 2).T
         marker = "o" if len(updates) < 12 else None
         axes.plot(updates, values, color=_colour(name, i), linewidth=1.4, marker=marker, ms=3, label=_printable(name))
-        log = log and bool((values > 0).all())
-    if log:
+        everything += values.tolist()
+    if log and everything and 0 < 10 * min(everything) < max(everything):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("update")
     axes.set_ylabel(_printable(label))
     if len(series) > 1:
-        _legend(axes, theme)
-    _style(axes, theme)
+        _legend(axes)
+    _style(axes)
     return _svg(figure)
 
 
-def dice_plot(scores: Mapping[str, Mapping[str, Sequence[float]]], theme: Theme) -> bytes:
+def dice_plot(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     """Draw every case's Dice as a dot, and each mean as a bar, by structure and protocol.
 
     Args:
@@ -219,15 +228,13 @@ def dice_plot(scores: Mapping[str, Mapping[str, Sequence[float]]], theme: Theme)
     axes.set_xticks(range(len(structures)), [_printable(name) for name in structures])
     axes.set(ylabel="Dice", xlim=(-0.5, len(structures) - 0.5))
     axes.set_ylim(top=1.01)
-    _style(axes, theme)
+    _style(axes)
     axes.grid(False, axis="x")
-    _legend(axes, theme, ncols=len(protocols), loc="lower left", bbox_to_anchor=(0, 1.0))
+    _legend(axes, ncols=len(protocols), loc="lower left", bbox_to_anchor=(0, 1.0))
     return _svg(figure)
 
 
-def difference_plot(
-    differences: Sequence[tuple[str, float, float | None, float | None]], theme: Theme, *, label: str
-) -> bytes:
+def difference_plot(differences: Sequence[tuple[str, float, float | None, float | None]], *, label: str) -> bytes:
     """Draw paired differences with their intervals, the first one (all structures) emphasised.
 
     Args:
@@ -242,12 +249,12 @@ def difference_plot(
         if low is not None and high is not None:
             axes.hlines(row, low, high, color=colour, linewidth=3 if first else 1.6, alpha=1 if first else 0.75)
         axes.plot(difference, row, "D" if first else "o", color=colour, ms=7 if first else 5)
-    axes.axvline(0, color=theme.text, linewidth=1)
+    axes.axvline(0, color=LIGHT.text, linewidth=1)
     axes.set_yticks(range(len(differences)), [_printable(name) for name, *_ in differences])
     axes.get_yticklabels()[0].set_fontweight("bold")
     axes.set_ylim(len(differences) - 0.4, -0.6)
     axes.set_xlabel(_printable(label))
-    _style(axes, theme)
+    _style(axes)
     axes.grid(False, axis="y")
     return _svg(figure)
 
@@ -274,20 +281,20 @@ def _printable(text: str) -> str:
     return str(text).replace("$", r"\$")
 
 
-def _legend(axes, theme: Theme, **options) -> None:
-    axes.legend(frameon=False, labelcolor=theme.text, fontsize=8.5, **options)
+def _legend(axes, **options) -> None:
+    axes.legend(frameon=False, labelcolor=LIGHT.text, fontsize=8.5, **options)
 
 
-def _style(axes, theme: Theme) -> None:
+def _style(axes) -> None:
     axes.set_facecolor("none")
-    axes.tick_params(colors=theme.text, labelsize=8.5, length=0)
-    axes.xaxis.label.set(color=theme.text, fontsize=8.5)
-    axes.yaxis.label.set(color=theme.text, fontsize=8.5)
-    axes.grid(True, color=theme.grid, linewidth=0.8)
+    axes.tick_params(colors=LIGHT.text, labelsize=8.5, length=0)
+    axes.xaxis.label.set(color=LIGHT.text, fontsize=8.5)
+    axes.yaxis.label.set(color=LIGHT.text, fontsize=8.5)
+    axes.grid(True, color=LIGHT.grid, linewidth=0.8)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(theme.grid)
+        spine.set_color(LIGHT.grid)
 
 
 def _svg(figure: Figure) -> bytes:
@@ -305,5 +312,5 @@ def _png(figure: Figure, *, grey: bool) -> bytes:
     # A label sheet has few colours and much nothing: a palette makes it ten times smaller.
     picture = picture.convert("L") if grey else picture.quantize(128, method=Image.Quantize.FASTOCTREE)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG")
     return buffer.getvalue()

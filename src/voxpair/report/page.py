@@ -18,6 +18,7 @@ Takes a run folder. Every file is optional; where one is absent the page says so
     segmenters/<protocol>/metrics.jsonl
     evaluation/<protocol>/masks.csv           as ``evaluation.agreement`` writes them; protocols baseline,
     evaluation/<protocol>/masks.json          medical_diffusion, ours come first, others follow by name
+    evaluation/<protocol>/<seed>/masks.json   further seeds: counted here, used by the comparison
     evaluation/comparison.json                as ``evaluation.comparison`` writes it; the first comparison over all
                                               structures is the verdict
     previews/real.npz, previews/synthetic.npz names, spacing (3,), <name>_image (X, Y, Z) float32 in [0, 1],
@@ -31,7 +32,7 @@ All text from these files is escaped. Volumes are shown in radiological display 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,17 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown; ``best`` picks the better of two means."""
+    """How a metric is shown; ``best`` picks the best of several means."""
 
     key: str
     title: str
     note: str
     digits: int
-    best: Any
+    best: Callable[[Sequence[float]], float]
+
+
+def _nearest_to_zero(values: Sequence[float]) -> float:
+    return min(values, key=abs)
 
 
 METRICS = (
@@ -74,7 +79,9 @@ METRICS = (
     Metric("hd95_mm", "HD95, mm", "95th percentile of surface distance; lower is better", 2, min),
     Metric("assd_mm", "ASSD, mm", "average symmetric surface distance; lower is better", 2, min),
     Metric("nsd", "Surface Dice", "share of the surface within tolerance; higher is better", 3, max),
-    Metric("volume_error_ml", "Volume error, mL", "predicted minus reference; nearer to 0 is better", 2, None),
+    Metric(
+        "volume_error_ml", "Volume error, mL", "predicted minus reference; nearer to 0 is better", 2, _nearest_to_zero
+    ),
 )
 
 
@@ -215,23 +222,17 @@ def tables(results: Results) -> list[Table]:
 
 def _cells(estimates: Sequence[Mapping[str, Any] | None], metric: Metric) -> list[Cell]:
     means = [estimate["mean"] for estimate in estimates if estimate and estimate["mean"] is not None]
-    best = None
-    if len(means) > 1:
-        best = min(means, key=abs) if metric.best is None else metric.best(means)
+    texts = {number(mean, metric.digits) for mean in means}
+    # What reads the same is not better: nothing is marked where all means read alike.
+    best = number(metric.best(means), metric.digits) if len(texts) > 1 else None
     cells = []
     for estimate in estimates:
         if not estimate or estimate["mean"] is None:
             cells.append(Cell("–", "", False, 0))
             continue
-        low, high = (number(estimate[end], metric.digits) for end in ("low", "high"))
-        cells.append(
-            Cell(
-                mean=number(estimate["mean"], metric.digits),
-                interval="" if estimate["low"] is None else f"{low} to {high}",
-                best=estimate["mean"] == best,
-                undefined=estimate.get("undefined", 0),
-            )
-        )
+        mean, low, high = (number(estimate[key], metric.digits) for key in ("mean", "low", "high"))
+        interval = "" if estimate["low"] is None else f"{low} to {high}"
+        cells.append(Cell(mean, interval, mean == best, estimate.get("undefined", 0)))
     return cells
 
 
@@ -274,8 +275,8 @@ def displayed(
     return np.clip((image * (high - low) + low - window[0]) / (window[1] - window[0]), 0, 1)
 
 
-def _drawing(draw, words: str) -> Drawing:
-    light, dark = (figures.data_uri(draw(theme), "image/svg+xml") for theme in (figures.LIGHT, figures.DARK))
+def _drawing(svg: bytes, words: str) -> Drawing:
+    light, dark = (figures.data_uri(figures.in_theme(svg, t), "image/svg+xml") for t in (figures.LIGHT, figures.DARK))
     return Drawing(light, dark, words)
 
 
@@ -284,7 +285,7 @@ def _dice_drawing(results: Results) -> Drawing | None:
     if not scores:
         return None
     words = f"Dice of every case by structure, for {', '.join(map(protocol_name, scores))}; the means are in the table."
-    return _drawing(lambda theme: figures.dice_plot(scores, theme), words)
+    return _drawing(figures.dice_plot(scores), words)
 
 
 def _difference_drawing(results: Results) -> Drawing | None:
@@ -304,7 +305,7 @@ def _difference_drawing(results: Results) -> Drawing | None:
         f"{name}: {number(d, 1, sign=True)} points ({number(lo, 1)} to {number(hi, 1)})" for name, d, lo, hi in rows
     )
     label = f"{a} minus {b}, Dice points (95 % interval over patients)"
-    return _drawing(lambda theme: figures.difference_plot(rows, theme, label=label), words)
+    return _drawing(figures.difference_plot(rows, label=label), words)
 
 
 def _training_drawings(results: Results) -> list[tuple[str, Sequence[Drawing]]]:
@@ -326,9 +327,8 @@ def _training_drawings(results: Results) -> list[tuple[str, Sequence[Drawing]]]:
 
 def _curve_drawing(series: Mapping[str, Sequence[tuple[float, float]]], title: str, key: str) -> Drawing:
     last = "; ".join(f"{name} ends at {values[-1][1]:.4g}" for name, values in series.items())
-    return _drawing(
-        lambda theme: figures.curves(series, theme, label=key, log=key == "loss"), f"{title}, {key} by update: {last}."
-    )
+    svg = figures.curves(series, label=key, log=key == "loss")
+    return _drawing(svg, f"{title}, {key} by update: {last}.")
 
 
 def series_of(log: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:

@@ -48,10 +48,14 @@ class Preview:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``summary`` is ``masks.json``; ``dice`` is structure to the defined Dice of every case, from ``masks.csv``."""
+    """``summary`` is ``masks.json``; ``dice`` is structure to the defined Dice of every case, from ``masks.csv``.
+
+    Both are of the first seed; further ones lie in sub-folders and are counted in ``seeds``.
+    """
 
     summary: Mapping[str, Any]
     dice: Mapping[str, Sequence[float]]
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def _evaluation(folder: Path) -> Evaluation:
             for row in csv.DictReader(stream):
                 if row["dice"]:
                     dice.setdefault(row["structure"], []).append(float(row["dice"]))
-    return Evaluation(summary, dice)
+    return Evaluation(summary, dice, seeds=1 + len(list(folder.glob("*/masks.json"))))
 
 
 def _preview(path: Path) -> Preview:

@@ -1,7 +1,7 @@
 """The result in words, before any table: which protocol is better, by how much, and how sure that is.
 
 Takes ``comparison.json`` and the summaries of the protocols; gives sentences. An interval that holds zero is never
-called an improvement, and a single seed is said to be one.
+called an improvement, a handful of patients decides nothing, and a single seed is said to be one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from voxpair.report.results import Evaluation
+
+FEWEST_PATIENTS = 6  # below, even if all patients agree, a two-sided signed-rank test cannot reach p < 0.05
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def verdict(comparisons: Sequence[Mapping[str, Any]], evaluations: Mapping[str, 
 
 def _of_comparison(c: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) -> Verdict:
     a, b = protocol_name(c["a"]), protocol_name(c["b"]).lower()
-    tone, headline, conclusion = _judge(c["low"], c["high"], a, b)
+    tone, headline, conclusion = _judge(c, a, b)
     interval = "no interval" if c["low"] is None else f"[{points(c['low'])}, {points(c['high'])}]"
     seeds = _seeds(c)
     sentences = [
@@ -94,9 +96,10 @@ def _of_comparison(c: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) 
     return Verdict(tone, headline, sentences + _missed(evaluations))
 
 
-def _judge(low: float | None, high: float | None, a: str, b: str) -> tuple[str, str, str]:
-    if low is None or high is None:
-        return "open", "One patient cannot decide", "one patient says nothing about the next"
+def _judge(c: Mapping[str, Any], a: str, b: str) -> tuple[str, str, str]:
+    low, high = c["low"], c["high"]
+    if low is None or high is None or c["patients"] < FEWEST_PATIENTS:
+        return "open", "Too few patients to decide", "an interval over so few patients promises more than it holds"
     if low > 0:
         return "better", f"{a} is better than {b}", "better, beyond what the choice of patients explains"
     if high < 0:

@@ -1,0 +1,204 @@
+"""The page: complete, offline, escaped, honest, and still a page when parts of the run are absent."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from voxpair.core.errors import InputError
+from voxpair.report import figures
+from voxpair.report.page import displayed, write_report
+from voxpair.report.verdict import verdict
+
+VOID = {"meta", "link", "img", "source", "input", "rect"}
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, the text, and whether every element was closed."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.references, self.ids, self.images, self.open, self.texts = [], [], [], [], []
+        self.tags, self.misnested = set(), []
+        self.feed(html)
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.add(tag)
+        self.references += [attributes[key] for key in ("src", "href", "srcset", "action", "data") if key in attributes]
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if tag == "img":
+            self.images.append(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.misnested.append(tag)
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures have tests of their own; where only words matter, they need not be drawn again."""
+    monkeypatch.setattr(figures, "tile_sheet", lambda *_: figures.Layers(b"", b""))
+    for name in ("curves", "dice_plot", "difference_plot"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: b"")
+
+
+def page_of(folder: Path) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_the_page_loads_nothing_and_runs_nothing(run_folder):
+    page = page_of(run_folder)
+    assert len(page.references) > 20
+    assert [reference for reference in page.references if not reference.startswith(("data:", "#"))] == []
+    assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
+    assert page.tags.isdisjoint({"script", "iframe", "object", "embed", "form"})
+    style = (run_folder / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style and "@import" not in style
+
+
+def test_the_page_is_well_formed_and_every_picture_has_words(run_folder):
+    page = page_of(run_folder)
+    assert page.misnested == [] and page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert all("alt" in image for image in page.images)
+    assert sum(bool(image["alt"]) for image in page.images) == 3 + 2 + 4 * 2  # sheets, Dice and differences, curves
+
+
+def test_numbers_are_those_of_the_files(run_folder, undrawn):
+    text = page_of(run_folder).text
+    for protocol in ("baseline", "medical_diffusion", "ours"):
+        summary = json.loads((run_folder / "evaluation" / protocol / "masks.json").read_text())
+        for structure in summary["structures"].values():
+            dice = structure["dice"]
+            assert f"{dice['mean']:.3f} {dice['low']:.3f} to {dice['high']:.3f}" in text
+            assert f"{structure['hd95_mm']['mean']:.2f}" in text
+    for fact in ("168 train · 43 val · 51 test", "14 × 12 × 10 voxels", "130 F · 132 M", "500 pairs", "0.971", "12345"):
+        assert fact in text
+    assert "1 h 23 min" in text and "1 min 15 s" in text
+    assert "torch 2.13.0" in text and "preset unit" in text and "seed 7" in text
+
+
+def test_the_best_mean_of_a_row_is_bold_and_equal_ones_are_not(run_folder, undrawn):
+    html = write_report(run_folder).read_text()
+    assert "<strong>0.840</strong>" in html and "<strong>0.820</strong>" not in html
+    assert "<strong>0.900</strong>" not in html  # surface Dice is .9 for all three
+
+
+def test_the_verdict_comes_first_and_does_not_overclaim(run_folder, undrawn):
+    text = page_of(run_folder).text
+    lead = (
+        "Ours 0.840 against 0.800 baseline in mean Dice, difference +0.8 points [−0.1, 1.7] "
+        "over 9 patients and 1 seed: not distinguishable from no difference."
+    )
+    assert lead in text and text.index(lead) < text.index("The cohort at a glance")
+    assert "With one seed" in text and "1.2 points or more (80 % power)" in text
+    assert "Ours missed 3 structures" in text
+
+
+def compared(low, high, patients=20, seeds=3, **changes):
+    c = {"a": "ours", "b": "baseline", "structure": None, "mean_a": 0.84, "mean_b": 0.83, "difference": 0.01}
+    c |= {"low": low, "high": high, "patients": patients, "seeds_a": seeds, "seeds_b": seeds, "p_value": 0.01}
+    return verdict([c | {"sd_seeds_a": 0.004, "sd_seeds_b": 0.006, "smallest_detectable": 0.02} | changes], {})
+
+
+def test_words_follow_the_interval():
+    assert (compared(0.002, 0.018).tone, compared(0.002, 0.018).headline) == ("better", "Ours is better than baseline")
+    assert compared(-0.018, -0.002).headline == "Ours is worse than baseline"
+    assert compared(-0.001, 0.018).headline == "Ours and baseline cannot be told apart"
+    assert compared(0.0, 0.018).tone == "open"
+    few = compared(0.002, 0.018, patients=5)
+    assert (few.tone, few.headline) == ("open", "Too few patients to decide")
+    assert compared(None, None, patients=1).tone == "open"
+    assert "SD of 0.4 (ours) and 0.6 points (baseline)" in " ".join(compared(0.002, 0.018).sentences)
+    assert not any("one seed" in sentence for sentence in compared(0.002, 0.018).sentences)
+
+
+def test_text_of_users_is_escaped(run_folder, undrawn):
+    html = write_report(run_folder).read_text()
+    assert "<script" not in html and "<b>MYO</b>" not in html
+    assert html.count("&lt;script&gt;") == 4  # a note, the command, a stage and the settings
+    assert "&lt;b&gt;MYO&lt;/b&gt;" in html
+
+
+def test_a_colour_that_is_none_cannot_reach_the_page(run_folder, undrawn):
+    summary = json.loads((run_folder / "summary.json").read_text())
+    summary["cohort"]["label_table"]["LV"] = [3, 'red" onload="alert(1)']
+    (run_folder / "summary.json").write_text(json.dumps(summary))
+    assert "onload" not in write_report(run_folder).read_text()
+
+
+@pytest.mark.parametrize(
+    ("absent", "sentence"),
+    [
+        ("summary.json", "no summary of its cohort"),
+        ("timings.json", "times of the stages were not recorded"),
+        ("settings.yaml", "settings were not kept"),
+        ("previews/synthetic.npz", "no synthetic previews"),
+        ("previews/real.npz", "no real previews"),
+        ("previews/predictions.npz", "no previews of predictions"),
+        ("previews", "no previews of volumes"),
+        ("evaluation/comparison.json", "not compared patient by patient"),
+        ("evaluation/ours", "Medical diffusion 0.820"),
+        ("evaluation/ours/masks.csv", "0.840"),
+        ("evaluation", "No masks have been evaluated"),
+        ("segmenters", "Self-supervised pretraining"),
+        ("generator/autoencoder/reconstruction.json", "Training"),
+    ],
+)
+def test_absent_parts_are_said_to_be_absent(run_folder, undrawn, absent, sentence):
+    path = run_folder / absent
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if absent == "evaluation/ours":
+        (run_folder / "evaluation/comparison.json").unlink()
+    page = page_of(run_folder)
+    assert sentence in page.text and page.misnested == []
+
+
+def test_an_empty_run_is_still_a_page(tmp_path):
+    text = page_of(tmp_path).text
+    for sentence in ("No result yet", "no training curves", "no previews of volumes", "No masks have been evaluated"):
+        assert sentence in text
+
+
+def test_further_seeds_are_counted(run_folder, undrawn):
+    shutil.copytree(run_folder / "evaluation/ours", run_folder / "evaluation/ours/seed1")
+    assert "first of 2 seeds" in page_of(run_folder).text
+
+
+def test_settings_of_the_summary_serve_where_there_is_no_file(run_folder, undrawn):
+    (run_folder / "settings.yaml").unlink()
+    summary = json.loads((run_folder / "summary.json").read_text()) | {"settings": {"loop": {"updates": 777}}}
+    (run_folder / "summary.json").write_text(json.dumps(summary))
+    assert "updates: 777" in page_of(run_folder).text
+
+
+def test_what_cannot_be_read_is_named(run_folder, undrawn):
+    with pytest.raises(InputError, match="no run folder"):
+        write_report(run_folder / "nowhere")
+    (run_folder / "previews/real.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(InputError, match=r"cannot read the preview .*real\.npz"):
+        write_report(run_folder)
+    (run_folder / "previews/real.npz").unlink()
+    (run_folder / "evaluation/ours/masks.json").write_text("{}")
+    with pytest.raises(InputError, match=r"masks\.json lacks dice, structures, cases, patients"):
+        write_report(run_folder)
+
+
+def test_the_window_is_in_hounsfield_units():
+    image = np.array([0.0, 850 / 3000, 1200 / 3000, 1550 / 3000, 1.0])  # -1000, -150, 200, 550, 2000 HU
+    assert displayed(image, (-1000, 2000), (-150, 550)) == pytest.approx([0, 0, 0.5, 1, 1])
+    assert displayed(image, None, (-150, 550)) == pytest.approx(image)
