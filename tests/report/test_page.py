@@ -122,6 +122,7 @@ def test_words_follow_the_interval():
     assert compared(0.0, 0.018).tone == "open"
     few = compared(0.002, 0.018, patients=5)
     assert (few.tone, few.headline) == ("open", "Too few patients to decide")
+    assert not any("power" in sentence for sentence in few.sentences)
     assert compared(None, None, patients=1).tone == "open"
     assert "SD of 0.4 (ours) and 0.6 points (baseline)" in " ".join(compared(0.002, 0.018).sentences)
     assert not any("one seed" in sentence for sentence in compared(0.002, 0.018).sentences)

@@ -26,11 +26,14 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 VIEWS = ("axial", "coronal", "sagittal")
 _EDGES = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}  # left, top
-_TILE_INCH, _STRIP_INCH, _DPI = 2.0, 0.26, 150
+_TILE_INCH, _STRIP_INCH, _GAP_INCH, _DPI = 2.0, 0.26, 0.02, 150
+_OUTLINE = (withStroke(linewidth=1.1, foreground="black"),)  # letters are read on black and on white tissue
 _FILL = 0.28  # opacity of the label fill: the image must stay readable below it
 PROTOCOL_COLOURS = {"baseline": "#8b929c", "medical_diffusion": "#d9892b", "ours": "#3b82d6"}
 _OTHER_COLOURS = ("#2a9d77", "#a45bb8", "#c8553d")
@@ -138,16 +141,17 @@ def _draw_sheet(
     for r, row in enumerate(rows):
         bottom = height - _STRIP_INCH - (r + 1) * (_TILE_INCH + _STRIP_INCH)
         for c, tile in enumerate(row):
-            box = (c * _TILE_INCH / width, bottom / height, _TILE_INCH / width, _TILE_INCH / height)
+            left, size = c * _TILE_INCH + _GAP_INCH, _TILE_INCH - 2 * _GAP_INCH
+            box = (left / width, (bottom + _GAP_INCH) / height, size / width, size / height)
             axes = figure.add_axes(box)
             axes.set_axis_off()
             extent = (0, tile.size_mm[0], 0, tile.size_mm[1])
             if colours is None:
                 axes.imshow(tile.image, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="bilinear")
-                left, top = _EDGES[tile.view]
-                letter = {"color": "#9aa3ad", "fontsize": 6.5, "transform": axes.transAxes}
-                axes.text(0.02, 0.5, left, va="center", **letter)
-                axes.text(0.5, 0.98, top, ha="center", va="top", **letter)
+                left_edge, top_edge = _EDGES[tile.view]
+                letter = {"color": "white", "fontsize": 6.5, "transform": axes.transAxes, "path_effects": _OUTLINE}
+                axes.text(0.02, 0.5, left_edge, va="center", **letter)
+                axes.text(0.5, 0.98, top_edge, ha="center", va="top", **letter)
             else:
                 _draw_labels(axes, tile, colours, extent)
             axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
@@ -188,11 +192,14 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, label: str, l
     for i, (name, points) in enumerate(series.items()):
         updates, values = np.array([p for p in points if np.isfinite(p[1])], float).reshape(-1, 2).T
         marker = "o" if len(updates) < 12 else None
-        axes.plot(updates, values, color=_colour(name, i), linewidth=1.4, marker=marker, ms=3, label=_printable(name))
+        axes.plot(
+            updates, values, color=_colour(name, i), linewidth=1.4, marker=marker, ms=3, label=_printable(_words(name))
+        )
         everything += values.tolist()
     if log and everything and 0 < 10 * min(everything) < max(everything):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("update")
     axes.set_ylabel(_printable(label))
     if len(series) > 1:
@@ -287,7 +294,7 @@ def _legend(axes, **options) -> None:
 
 def _style(axes) -> None:
     axes.set_facecolor("none")
-    axes.tick_params(colors=LIGHT.text, labelsize=8.5, length=0)
+    axes.tick_params(which="both", colors=LIGHT.text, labelsize=8.5, length=0)
     axes.xaxis.label.set(color=LIGHT.text, fontsize=8.5)
     axes.yaxis.label.set(color=LIGHT.text, fontsize=8.5)
     axes.grid(True, color=LIGHT.grid, linewidth=0.8)

@@ -44,7 +44,7 @@ from markupsafe import Markup
 from voxpair.core.run import write_text
 from voxpair.report import figures
 from voxpair.report.results import Preview, Results, read_results
-from voxpair.report.verdict import number, points, protocol_name, verdict
+from voxpair.report.verdict import number, p_value, points, protocol_name, seeds_of, verdict
 
 CT_WINDOW_HU = (-150.0, 550.0)  # soft tissue, widened so that contrast-filled blood (300 to 500 HU) keeps its detail
 PROTOCOLS = {  # Ikuta et al. 2024 and Hu et al. 2024, section 3.4
@@ -141,7 +141,14 @@ def render(results: Results, ct_window_hu: tuple[float, float] = CT_WINDOW_HU) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "points": points, "protocol": protocol_name, "duration": duration}
+    environment.filters |= {
+        "number": number,
+        "points": points,
+        "p_value": p_value,
+        "seeds": seeds_of,
+        "protocol": protocol_name,
+        "duration": duration,
+    }
     window = ct_window_hu if results.summary.get("cohort", {}).get("modality") == "CT" else None
     described = PROTOCOLS | results.summary.get("protocols", {})
     colours = [structure.colour for structure in results.structures]
@@ -241,7 +248,7 @@ def _sheet(preview: Preview, colours: Sequence[str], window_hu: tuple[float, flo
     names = list(preview.images)[:_VOLUMES_SHOWN]
     highest = max((int(preview.labels[name].max()) for name in names), default=0)
     colours = [*colours, *("#ffffff" for _ in range(highest - len(colours)))]
-    columns = ["reference", *map(protocol_name, preview.predictions)] if preview.predictions else list(figures.VIEWS)
+    columns = ["Reference", *map(protocol_name, preview.predictions)] if preview.predictions else list(figures.VIEWS)
     rows = []
     for name in names:
         image, labels = displayed(preview.images[name], preview.intensity_range, window_hu), preview.labels[name]
@@ -317,7 +324,7 @@ def _training_drawings(results: Results) -> list[tuple[str, Sequence[Drawing]]]:
     for title, logs in groups.items():
         drawings = []
         for key in ("loss", "score"):
-            series = {protocol_name(name): values for name, log in logs.items() if (values := series_of(log, key))}
+            series = {name: values for name, log in logs.items() if (values := series_of(log, key))}
             if series:
                 drawings.append(_curve_drawing(series, title, key))
         if drawings:
@@ -326,7 +333,7 @@ def _training_drawings(results: Results) -> list[tuple[str, Sequence[Drawing]]]:
 
 
 def _curve_drawing(series: Mapping[str, Sequence[tuple[float, float]]], title: str, key: str) -> Drawing:
-    last = "; ".join(f"{name} ends at {values[-1][1]:.4g}" for name, values in series.items())
+    last = "; ".join(f"{protocol_name(name)} ends at {values[-1][1]:.4g}" for name, values in series.items())
     svg = figures.curves(series, label=key, log=key == "loss")
     return _drawing(svg, f"{title}, {key} by update: {last}.")
 

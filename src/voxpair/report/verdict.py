@@ -56,6 +56,22 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def seeds_of(c: Mapping[str, Any]) -> str:
+    """Return how many seeds stand behind a comparison, of each side where they differ."""
+    if c["seeds_a"] == c["seeds_b"]:
+        return counted(c["seeds_a"], "seed")
+    return f"{c['seeds_a']} and {counted(c['seeds_b'], 'seed')}"
+
+
+def p_value(value: float | None) -> str:
+    """Return a p value that never reads as zero.
+
+    >>> p_value(0.03712), p_value(2e-7), p_value(None)
+    ('0.0371', '< 0.0001', '–')
+    """
+    return "< 0.0001" if value is not None and value < 0.0001 else number(value, 4)
+
+
 def verdict(comparisons: Sequence[Mapping[str, Any]], evaluations: Mapping[str, Evaluation]) -> Verdict:
     """Word the primary comparison, the first one over all structures; or say what is there instead."""
     primary = next((c for c in comparisons if c["structure"] is None), None)
@@ -72,7 +88,7 @@ def _of_comparison(c: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) 
     a, b = protocol_name(c["a"]), protocol_name(c["b"]).lower()
     tone, headline, conclusion = _judge(c, a, b)
     interval = "no interval" if c["low"] is None else f"[{points(c['low'])}, {points(c['high'])}]"
-    seeds = _seeds(c)
+    seeds = seeds_of(c)
     sentences = [
         f"{a} {number(c['mean_a'])} against {number(c['mean_b'])} {b} in mean Dice, difference "
         f"{points(c['difference'], sign=True)} points {interval} over {counted(c['patients'], 'patient')} and {seeds}: "
@@ -88,7 +104,7 @@ def _of_comparison(c: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) 
             f"Between seeds the mean varies with an SD of {points(c['sd_seeds_a'])} ({a.lower()}) and "
             f"{points(c['sd_seeds_b'])} points ({b})."
         )
-    if c["smallest_detectable"] is not None and tone == "open":
+    if c["smallest_detectable"] is not None and tone == "open" and c["patients"] >= FEWEST_PATIENTS:
         sentences.append(
             f"This test set would have shown a difference of {points(c['smallest_detectable'])} points or more "
             "(80 % power); a smaller one can neither be claimed nor excluded."
@@ -105,12 +121,6 @@ def _judge(c: Mapping[str, Any], a: str, b: str) -> tuple[str, str, str]:
     if high < 0:
         return "worse", f"{a} is worse than {b}", "worse, beyond what the choice of patients explains"
     return "open", f"{a} and {b} cannot be told apart", "not distinguishable from no difference"
-
-
-def _seeds(c: Mapping[str, Any]) -> str:
-    if c["seeds_a"] == c["seeds_b"]:
-        return counted(c["seeds_a"], "seed")
-    return f"{c['seeds_a']} and {counted(c['seeds_b'], 'seed')}"
 
 
 def _missed(evaluations: Mapping[str, Evaluation]) -> list[str]:
