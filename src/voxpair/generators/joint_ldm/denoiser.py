@@ -30,6 +30,9 @@ from voxpair.generators.joint_ldm.conditions import Conditions
 from voxpair.generators.joint_ldm.latents import LatentBatches
 from voxpair.training.loop import LoopSettings, Task, fit
 
+NETWORK_TIME_PER_UNIT = 1000  # RectifiedFlow.network_time
+SMALLEST_TIME = 0.05
+
 
 class DiffusionSettings(Settings):
     """Process, network and fit of the latent diffusion model.
@@ -37,6 +40,10 @@ class DiffusionSettings(Settings):
     Attributes:
         formulation: "flow" (rectified flow), or "epsilon" or "v" prediction of a discrete diffusion.
         density: training times of "flow".
+        output: "flow": what the network gives, the "velocity" itself or the "clean" latent, from which the velocity
+            follows as (x_t - x_0) / t. The loss is that of the velocity in both cases. A clean latent need not carry
+            the noise through the network's width, which cubes of latent voxels fill (Li and He 2025,
+            arXiv 2511.13720, whose smallest time of 0.05 in the division we keep).
         shift_scale: "flow": time shift at a latent of 32^3; it grows with the cube root of the latent's size.
         levels, schedule, zero_terminal_snr: of the discrete diffusion; "epsilon" cannot have zero terminal SNR.
         patch: side of the cubes of latent voxels that the network sees as one voxel with more channels (Peebles and
@@ -51,6 +58,7 @@ class DiffusionSettings(Settings):
 
     formulation: Literal["flow", "epsilon", "v"] = "flow"
     density: Literal["uniform", "logit_normal"] = "uniform"
+    output: Literal["velocity", "clean"] = "velocity"
     shift_scale: float = Field(1.4, gt=0)
     levels: int = Field(1000, ge=2)
     schedule: BetaSchedule = "scaled_linear"
@@ -74,6 +82,8 @@ class DiffusionSettings(Settings):
             raise ValueError(
                 f"widths with attention, {attended}, must be multiples of {self.head_channels} (head_channels)"
             )
+        if self.formulation != "flow" and self.output != "velocity":
+            raise ValueError(f'output "clean" is for formulation "flow", got {self.formulation!r}')
         if self.formulation == "epsilon" and self.zero_terminal_snr:
             raise ValueError('epsilon prediction cannot have zero terminal SNR: use formulation "v" or "flow"')
         return self
@@ -106,7 +116,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, settings: DiffusionSettings, latent_channels: int, condition_length: int) -> None:
         super().__init__()
-        self.patch = settings.patch
+        self.patch, self.gives_clean = settings.patch, settings.output == "clean"
         channels = latent_channels * settings.patch**3
         self.unet = DiffusionModelUNet(
             spatial_dims=3,
@@ -139,7 +149,11 @@ class Denoiser(nn.Module):
         p = self.patch
         cubes = rearrange(latent, "b c (x i) (y j) (z k) -> b (c i j k) x y z", i=p, j=p, k=p)
         output = self.unet(cubes, network_time.float(), class_labels=condition if self.conditional else None).float()
-        return rearrange(output, "b (c i j k) x y z -> b c (x i) (y j) (z k)", i=p, j=p, k=p)
+        output = rearrange(output, "b (c i j k) x y z -> b c (x i) (y j) (z k)", i=p, j=p, k=p)
+        if not self.gives_clean:
+            return output
+        time = (network_time.float() / NETWORK_TIME_PER_UNIT).clamp(min=SMALLEST_TIME)
+        return (latent.float() - output) / time.reshape(-1, 1, 1, 1, 1)
 
 
 class DenoiserTask(Task):
