@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 import voxpair
-from voxpair import pipeline
 from voxpair.console import ConsoleProgress
 from voxpair.core.run import read_json, versions, write_json
 
@@ -92,7 +91,10 @@ def collect(folder: Path, plan: voxpair.Plan, assignments: list[str], given: arg
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "threads": torch.get_num_threads()},
         "versions": versions(),
         "seeds": list(range(plan.seeds)),
-        "held_out": {"split": facts["held_out"], "cases": read_json(folder / "evaluation/baseline/masks.json")["cases"]},
+        "held_out": {
+            "split": facts["held_out"],
+            "cases": read_json(folder / "evaluation/baseline/masks.json")["cases"],
+        },
         "labelled": facts["cohort"]["splits"]["train"],
         "synthetic": facts["synthetic"],
         "updates": {

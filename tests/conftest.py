@@ -17,7 +17,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def shared_data() -> Path:
     """The folder of real volumes that lies beside the checkout on a developer's machine."""
     if not SHARED_DATA.is_dir():
-        pytest.skip("real volumes are not beside this checkout (../shared/data); fixtures in tests/ cover the code paths")
+        pytest.skip("no real volumes beside this checkout (../shared/data); the tests on phantoms cover the code")
     return SHARED_DATA
 
 

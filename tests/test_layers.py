@@ -23,7 +23,9 @@ def test_help_and_info_do_not_import_torch(words):
         "from voxpair.cli import main\n"
         "try: main()\n"
         "except SystemExit as end: assert end.code in (0, None), end.code\n"
-        "assert 'torch' not in sys.modules and 'monai' not in sys.modules, 'torch was imported'".replace("WORDS", repr(words))
+        "assert 'torch' not in sys.modules and 'monai' not in sys.modules, 'torch was imported'".replace(
+            "WORDS", repr(words)
+        )
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -11,17 +11,43 @@ import json
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from voxpair.core.errors import InputError, VoxpairError
 
+# fmt: off
+from voxpair.options import (
+    Config,
+    Device,
+    DryRun,
+    Images,
+    Labels,
+    Layout,
+    Modality,
+    Output,
+    Overwrite,
+    PresetName,
+    Quiet,
+    Seed,
+    Set,
+    Table,
+    Verbose,
+    quoted,
+    read_conditions,
+    read_config,
+    say_next,
+    scans_of,
+    session_of,
+    show,
+)
+
+# fmt: on
+
 if TYPE_CHECKING:
-    from voxpair.stages import Session
+    pass
 
 app = typer.Typer(
     name="voxpair",
@@ -33,31 +59,17 @@ app = typer.Typer(
 segment_app = typer.Typer(no_args_is_help=True, help="Fit a segmenter, or let one predict.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Turn predictions into numbers.")
 
-# Options that several verbs share, each declared once.
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Seed = Annotated[int, typer.Option(help="Names all randomness of this command.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier, different command left there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an unexpected error's cause.")]
-PresetName = Annotated[str, typer.Option("--preset", "-p", help="A whole set of settings; 'voxpair info' lists them.")]
-Set = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. a.b=3; repeatable.")
-]
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, laid over the preset.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved settings and stop.")]
-
 
 @app.command("run", rich_help_panel="The main job")
 def run_command(
     source: Annotated[Path, typer.Argument(help="Folder of scans in any layout that 'import' takes, or a cohort.")],
     output: Output,
     preset: PresetName = "auto",
-    layout: Annotated[str, typer.Option(help="auto, nnunet, msd or patterns.")] = "auto",
-    images: Annotated[str | None, typer.Option(help="Pattern such as 'images/*.nii.gz'; * is the case.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Pattern such as 'masks/*_mask.nii.gz'.")] = None,
-    label_table: Annotated[str | None, typer.Option(help="Built-in table, or a YAML file {name: value}.")] = None,
-    modality: Annotated[str | None, typer.Option(help="CT or MRI; found out if not given.")] = None,
+    layout: Layout = "auto",
+    images: Images = None,
+    labels: Labels = None,
+    label_table: Table = None,
+    modality: Modality = None,
     assignments: Set = [],  # noqa: B006  typer copies it
     config: Config = None,
     dry_run: DryRun = False,
@@ -71,13 +83,15 @@ def run_command(
     from voxpair import pipeline
     from voxpair.presets import plan
 
-    scans = _scans(source, layout, images, labels, label_table, modality)
-    settings = plan(preset, _config(config), assignments)
+    scans = scans_of(source, layout, images, labels, label_table, modality)
+    changes = read_config(config)
+    if preset != "auto" or dry_run:  # a wrong word is refused before the scans are read
+        settings = plan(preset, changes, assignments, source if (source / "dataset.json").exists() else None)
     if dry_run:
-        return _show(settings)
-    with _session(device, seed, overwrite, quiet) as session:
-        report = pipeline.run(scans, output, settings, session)
-    _next(f"open {shlex.quote(str(report))} in a browser")
+        return show(settings)
+    with session_of(device, seed, overwrite, quiet) as session:
+        report = pipeline.run(scans, output, lambda cohort: plan(preset, changes, assignments, cohort), session)
+    say_next(f"open {shlex.quote(str(report))} in a browser")
 
 
 @app.command("demo", rich_help_panel="The main job")
@@ -97,12 +111,12 @@ def demo_command(
     from voxpair import pipeline
     from voxpair.presets import plan
 
-    settings = plan(preset, _config(config), assignments)
+    settings = plan(preset, read_config(config), assignments)
     if dry_run:
-        return _show(settings)
-    with _session(device, seed, overwrite, quiet) as session:
+        return show(settings)
+    with session_of(device, seed, overwrite, quiet) as session:
         report = pipeline.demo(output, settings, session)
-    _next(f"open {shlex.quote(str(report))} in a browser")
+    say_next(f"open {shlex.quote(str(report))} in a browser")
 
 
 @app.command("phantom", rich_help_panel="Cohorts")
@@ -123,23 +137,23 @@ def phantom_command(
     from voxpair import stages
     from voxpair.presets import part
 
-    settings = part(preset, "phantom", _config(config), assignments)
+    settings = part(preset, "phantom", read_config(config), assignments)
     if dry_run:
-        return _show(settings)
-    with _session("cpu", seed, overwrite, quiet) as session:
+        return show(settings)
+    with session_of("cpu", seed, overwrite, quiet) as session:
         stages.make_phantoms(output, count, settings, session, workers=workers)
-    _next(f"voxpair split {_q(output)} --train 0.6 --val 0.2 --test 0.2")
+    say_next(f"voxpair split {quoted(output)} --train 0.6 --val 0.2 --test 0.2")
 
 
 @app.command("import", rich_help_panel="Cohorts")
 def import_command(
     source: Annotated[Path, typer.Argument(help="Folder of scans.")],
     output: Output,
-    layout: Annotated[str, typer.Option(help="auto, nnunet, msd or patterns.")] = "auto",
-    images: Annotated[str | None, typer.Option(help="Pattern such as 'images/*.nii.gz'; * is the case.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Pattern such as 'masks/*_mask.nii.gz'.")] = None,
-    label_table: Annotated[str | None, typer.Option(help="Built-in table, or a YAML file {name: value}.")] = None,
-    modality: Annotated[str | None, typer.Option(help="CT or MRI; found out if not given.")] = None,
+    layout: Layout = "auto",
+    images: Images = None,
+    labels: Labels = None,
+    label_table: Table = None,
+    modality: Modality = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -147,10 +161,10 @@ def import_command(
     """Turn a folder of scans, in any known layout, into a cohort."""
     from voxpair import stages
 
-    scans = _scans(source, layout, images, labels, label_table, modality)
-    with _session("cpu", 0, overwrite, quiet) as session:
+    scans = scans_of(source, layout, images, labels, label_table, modality)
+    with session_of("cpu", 0, overwrite, quiet) as session:
         stages.import_scans(scans, output, session)
-    _next(f"voxpair check {_q(output)}")
+    say_next(f"voxpair check {quoted(output)}")
 
 
 @app.command("check", rich_help_panel="Cohorts")
@@ -165,14 +179,16 @@ def check_command(
     """Find what is wrong with the scans before hours are spent on them; exit code 2 if anything is."""
     from voxpair import stages
 
-    with _session("cpu", 0, overwrite, quiet) as session:
+    with session_of("cpu", 0, overwrite, quiet) as session:
         findings = stages.check(cohort, session, fix=fix, output=output)
     for finding in findings:
         typer.echo(f"{finding.severity:8}{finding.case}: {finding.what} {finding.advice}")
     errors = sum(f.severity == "error" for f in findings)
     if errors and fix is None:
-        raise InputError(f"{cohort} has {errors} errors; 'voxpair check {_q(cohort)} --fix MENDED' mends what is safe")
-    _next(f"voxpair split {_q(fix or cohort)} --train 0.8 --val 0.2")
+        raise InputError(
+            f"{cohort} has {errors} errors; 'voxpair check {quoted(cohort)} --fix MENDED' mends what is safe"
+        )
+    say_next(f"voxpair split {quoted(fix or cohort)} --train 0.8 --val 0.2")
 
 
 @app.command("split", rich_help_panel="Cohorts")
@@ -189,9 +205,9 @@ def split_command(
     """Share out the patients among train, val and test, once and for all."""
     from voxpair import stages
 
-    with _session("cpu", seed, overwrite, quiet) as session:
+    with session_of("cpu", seed, overwrite, quiet) as session:
         stages.split(cohort, (train, val, test), session)
-    _next(f"voxpair fit {_q(cohort)} -o RUN")
+    say_next(f"voxpair fit {quoted(cohort)} -o RUN")
 
 
 @app.command("fit", rich_help_panel="Generators")
@@ -216,12 +232,12 @@ def fit_command(
     from voxpair import stages
     from voxpair.presets import part
 
-    settings = part(preset, "generator", _config(config), assignments, cohort=cohort)
+    settings = part(preset, "generator", read_config(config), assignments, cohort=cohort)
     if dry_run:
-        return _show(settings)
-    with _session(device, seed, overwrite, quiet) as session:
+        return show(settings)
+    with session_of(device, seed, overwrite, quiet) as session:
         stages.fit(cohort, output, settings, session, generator=generator, pseudo_labels=pseudo_labels)
-    _next(f"voxpair sample {_q(output)} -o SYNTHETIC -n 100")
+    say_next(f"voxpair sample {quoted(output)} -o SYNTHETIC -n 100")
 
 
 @app.command("sample", rich_help_panel="Generators")
@@ -241,9 +257,9 @@ def sample_command(
     """Draw new pairs into a synthetic cohort; more of them later go on from where these end."""
     from voxpair import stages
 
-    with _session(device, seed, overwrite, quiet) as session:
-        stages.sample(run, output, count, session, condition=_conditions(condition))
-    _next(f"voxpair pretrain {_q(output)} -o PRETRAINED")
+    with session_of(device, seed, overwrite, quiet) as session:
+        stages.sample(run, output, count, session, condition=read_conditions(condition))
+    say_next(f"voxpair pretrain {quoted(output)} -o PRETRAINED")
 
 
 @app.command("pretrain", rich_help_panel="Segmentation")
@@ -264,12 +280,12 @@ def pretrain_command(
     from voxpair import stages
     from voxpair.presets import part
 
-    settings = part(preset, "pretraining", _config(config), assignments, cohort=cohorts[0])
+    settings = part(preset, "pretraining", read_config(config), assignments, cohort=cohorts[0])
     if dry_run:
-        return _show(settings)
-    with _session(device, seed, overwrite, quiet) as session:
+        return show(settings)
+    with session_of(device, seed, overwrite, quiet) as session:
         stages.pretrain(cohorts, output, settings, session)
-    _next(f"voxpair segment fit COHORT {_q(cohorts[0])} -o SEGMENTER --encoder {_q(output)}")
+    say_next(f"voxpair segment fit COHORT {quoted(cohorts[0])} -o SEGMENTER --encoder {quoted(output)}")
 
 
 @segment_app.command("fit")
@@ -291,12 +307,12 @@ def segment_fit_command(
     from voxpair import stages
     from voxpair.presets import part
 
-    settings = part(preset, "segmentation", _config(config), assignments, cohort=cohorts[0])
+    settings = part(preset, "segmentation", read_config(config), assignments, cohort=cohorts[0])
     if dry_run:
-        return _show(settings)
-    with _session(device, seed, overwrite, quiet) as session:
+        return show(settings)
+    with session_of(device, seed, overwrite, quiet) as session:
         stages.segment_fit(cohorts, output, settings, session, encoder=encoder)
-    _next(f"voxpair segment predict {_q(output)} {_q(cohorts[0])} -o PREDICTIONS")
+    say_next(f"voxpair segment predict {quoted(output)} {quoted(cohorts[0])} -o PREDICTIONS")
 
 
 @segment_app.command("predict")
@@ -314,9 +330,9 @@ def segment_predict_command(
     """Segment every image of a cohort, in its original geometry; the result is a cohort."""
     from voxpair import stages
 
-    with _session(device, seed, overwrite, quiet) as session:
+    with session_of(device, seed, overwrite, quiet) as session:
         stages.segment_predict(run, cohort, output, session, split=split)
-    _next(f"voxpair evaluate masks {_q(output)} {_q(cohort)} -o EVALUATION")
+    say_next(f"voxpair evaluate masks {quoted(output)} {quoted(cohort)} -o EVALUATION")
 
 
 @evaluate_app.command("masks")
@@ -332,10 +348,10 @@ def evaluate_masks_command(
     """Dice, HD95, ASSD, NSD and volume error per structure and case, by name: masks.csv and masks.json."""
     from voxpair import stages
 
-    with _session("cpu", 0, overwrite, quiet) as session:
+    with session_of("cpu", 0, overwrite, quiet) as session:
         summary = stages.evaluate_masks(predictions, reference, output, session, tolerance_mm=tolerance_mm)
     typer.echo(summary)
-    _next(f"voxpair report {_q(output.parent)}")
+    say_next(f"voxpair report {quoted(output.parent)}")
 
 
 @app.command("report", rich_help_panel="Results")
@@ -347,9 +363,9 @@ def report_command(
     """Write one offline HTML page about a run."""
     from voxpair import stages
 
-    with _session("cpu", 0, False, quiet):
+    with session_of("cpu", 0, False, quiet):
         page = stages.write_report(run)
-    _next(f"open {shlex.quote(str(page))} in a browser")
+    say_next(f"open {shlex.quote(str(page))} in a browser")
 
 
 @app.command("info", rich_help_panel="Results")
@@ -397,51 +413,6 @@ def main(words: list[str] | None = None) -> None:
 def _fail(message: str, code: int) -> None:
     typer.echo(f"error: {message}", err=True)
     raise SystemExit(code)
-
-
-@contextmanager
-def _session(device: str, seed: int, overwrite: bool, quiet: bool) -> Iterator[Session]:
-    from voxpair.console import ConsoleProgress
-    from voxpair.stages import Session
-
-    with ConsoleProgress(quiet=quiet) as progress:
-        yield Session(seed=seed, device=device, overwrite=overwrite, progress=progress)
-
-
-def _scans(
-    source: Path, layout: str, images: str | None, labels: str | None, label_table: str | None, modality: str | None
-) -> Any:
-    from voxpair.stages import Scans
-
-    return Scans(source, layout=layout, images=images, labels=labels, label_table=label_table, modality=modality)
-
-
-def _config(path: Path | None) -> dict[str, Any]:
-    from voxpair.core.settings import read_yaml
-
-    return read_yaml(path) if path else {}
-
-
-def _conditions(words: list[str]) -> dict[str, Any]:
-    pairs = [word.partition("=") for word in words]
-    for word, (key, sign, value) in zip(words, pairs):
-        if not (key and sign and value):
-            raise InputError(f"--condition {word!r}: expected KEY=VALUE, for example sex=F")
-    return {key: value for key, _, value in pairs}
-
-
-def _show(settings: Any) -> None:
-    import yaml
-
-    typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
-
-
-def _next(command: str) -> None:
-    typer.echo(f"next: {command}")
-
-
-def _q(path: Path) -> str:
-    return shlex.quote(str(path))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ Every stage is a verb of its own (``stages.py``); the same call again goes on wi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder, read_json, versions, write_json
 from voxpair.core.settings import Settings
-from voxpair.evaluation.comparison import compare_protocols
+from voxpair.evaluation.comparison import compare_protocols, rank_cases
 from voxpair.generators.joint_ldm.generator import JointLDMSettings
 from voxpair.phantom.heart_cohort import PhantomSettings
 from voxpair.pretraining.masked_modelling import PretrainSettings
@@ -166,6 +166,7 @@ def _pairs_and_segmenters(cohort: Cohort, output: Path, plan: Plan, session: Ses
         compare_protocols(evaluated, pairs, output / "evaluation" / "comparison.json")
         previews.write_pairs(output / "previews" / "real.npz", cohort.split("train").labelled())
         previews.write_pairs(output / "previews" / "synthetic.npz", synthetic)
+        _write_predictions(cohort.split(held_out), plan.protocols, output)
         _write_summary(output, cohort, synthetic, held_out, plan, session)
         return stages.write_report(output)
 
@@ -206,6 +207,14 @@ def _segment(
     predictions = stages.segment_predict(segmenter, cohort, output / "predictions" / place, session, split=held_out)
     stages.evaluate_masks(predictions, cohort, output / "evaluation" / place, session)
     return output / "evaluation" / place
+
+
+def _write_predictions(reference: Cohort, protocols: Sequence[str], output: Path) -> None:
+    """Show what each protocol made of the last protocol's worst, median and best case."""
+    ranked = rank_cases(output / "evaluation" / protocols[-1])
+    shown = [ranked[0], ranked[len(ranked) // 2], ranked[-1]] if len(ranked) > 2 else ranked
+    predictions = {name: Cohort.open(output / "predictions" / name) for name in protocols}
+    previews.write_predictions(output / "previews" / "predictions.npz", reference, predictions, shown)
 
 
 def _refuse_errors(cohort: Cohort, session: Session) -> None:

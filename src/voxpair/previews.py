@@ -1,7 +1,7 @@
 """The few volumes and facts that the report shows, taken out of cohorts while the pipeline still has them.
 
-    previews/real.npz, synthetic.npz    names; NAME_image (X, Y, Z) float32 in [0, 1]; NAME_labels class indices;
-                                        spacing (mm); CT also intensity_range (HU at 0 and at 1)
+    previews/real.npz, synthetic.npz    names; spacing (N, 3) mm; NAME_image (X, Y, Z) float32 in [0, 1];
+                                        NAME_labels class indices; CT also intensity_range (HU at 0 and at 1)
     previews/predictions.npz            the same, and protocols; NAME_PROTOCOL class indices
 
 Axes are turned to the nearest RAS. Volumes longer than 160 voxels along an axis are thinned for the page.
@@ -78,12 +78,7 @@ def _write(path: Path, cases: Sequence[Case], cohort: Cohort, predictions: Mappi
         arrays["protocols"] = np.array(list(predictions))
     if cohort.modality == "CT":
         arrays["intensity_range"] = np.array(WINDOW_HU)
-    first = cases[0]
-    axes = nib.io_orientation(first.affine)[:, 0].astype(int)
-    spacing = np.empty(3)
-    spacing[axes] = first.spacing_mm
-    step = np.array([_step(n) for n in _ras(first, first.image).shape])
-    arrays["spacing"] = spacing * step
+    arrays["spacing"] = np.array([_thinned_spacing_mm(case) for case in cases])
     make_folder(path.parent)
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)
@@ -91,6 +86,14 @@ def _write(path: Path, cases: Sequence[Case], cohort: Cohort, predictions: Mappi
 
 def _ras(case: Case, array: np.ndarray) -> np.ndarray:
     return nib.apply_orientation(array, nib.io_orientation(case.affine))
+
+
+def _thinned_spacing_mm(case: Case) -> np.ndarray:
+    """Return the voxel size of a case as it is written: RAS axes, thinned."""
+    axes = nib.io_orientation(case.affine)[:, 0].astype(int)
+    spacing, shape = np.empty(3), np.empty(3, int)
+    spacing[axes], shape[axes] = case.spacing_mm, case.image.shape
+    return spacing * [_step(n) for n in shape]
 
 
 def _to_unit(image: np.ndarray, modality: str) -> np.ndarray:

@@ -121,7 +121,7 @@ def test_a_finished_stage_knows_its_inputs(tmp_path):
     assert not run.is_done("aa")
     run.mark_done("aa", score=1)
     assert run.is_done("aa")
-    with pytest.raises(InputError, match="other settings or data"):
+    with pytest.raises(InputError, match="of other settings or data"):
         run.is_done("bb")
 
 

@@ -1,4 +1,4 @@
-"""A user's mistake ends with one sentence that names it, exit code 2 (1 when it happens mid-run), nothing half-written."""
+"""A mistake ends with one sentence that names it, exit code 2 (1 when it happens mid-run), nothing half-written."""
 
 import gzip
 import json
@@ -80,7 +80,12 @@ def test_mismatched_shapes_or_affines(scans, tmp_path, capsys, what):
 
 def test_empty_cohort(tmp_path, capsys):
     (tmp_path / "empty/imagesTr").mkdir(parents=True)
-    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "numTraining": 0, "file_ending": ".nii.gz"}
+    content = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "a": 1},
+        "numTraining": 0,
+        "file_ending": ".nii.gz",
+    }
     (tmp_path / "empty/dataset.json").write_text(json.dumps(content))
     assert "no cases" in fails(capsys, 2, "fit", tmp_path / "empty", "-o", tmp_path / "run", "--preset", "unit")
 
@@ -116,7 +121,11 @@ def test_more_patients_than_there_are(cohort, capsys):
 def test_a_folder_of_somebody_else_is_not_touched(cohort, tmp_path, capsys):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/thesis.tex").write_text("ten years of work")
-    for words in (["phantom", "-n", "2", "--preset", "unit"], ["import", cohort], ["pretrain", cohort, "--preset", "unit"]):
+    for words in (
+        ["phantom", "-n", "2", "--preset", "unit"],
+        ["import", cohort],
+        ["pretrain", cohort, "--preset", "unit"],
+    ):
         fails(capsys, 2, *words, "-o", tmp_path / "theirs", "--overwrite")
     assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["thesis.tex"]
 

@@ -85,5 +85,7 @@ def test_run_on_scans_of_ones_own(small_scans, tmp_path, capsys):
 
 def test_predictions_lie_on_the_scans_own_grid(demo):
     for record in Cohort.open(demo / "predictions/ours").records:
-        predicted, scan = (nib.load(path) for path in (record.labels_path, demo / "cohort/imagesTr" / record.image_path.name))
+        predicted, scan = (
+            nib.load(path) for path in (record.labels_path, demo / "cohort/imagesTr" / record.image_path.name)
+        )
         assert predicted.shape == scan.shape and np.allclose(predicted.affine, scan.affine)

@@ -65,7 +65,7 @@ def preview(path: Path, names, generator, protocols=(), shape=(14, 12, 10)) -> N
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     radius = np.sqrt(x**2 + (y + 0.2) ** 2 + z**2)
     labels = (np.digitize(-radius, [-0.75, -0.5]) + (radius < 0.25)).astype(np.uint8)
-    arrays = {"names": np.array(names), "spacing": np.array([1.0, 1.5, 2.0])}
+    arrays = {"names": np.array(names), "spacing": np.tile([1.0, 1.5, 2.0], (len(names), 1))}
     arrays["intensity_range"] = np.array([-1000.0, 2000.0])
     for name in names:
         noise = generator.normal(0, 0.02, shape)

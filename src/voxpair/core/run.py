@@ -83,7 +83,7 @@ class RunFolder:
         found = read_json(marker)["inputs"]
         if found != inputs_digest:
             raise InputError(
-                f"{self.path} holds a finished stage with other settings or data (digest {found}, now {inputs_digest}). "
+                f"{self.path} holds a finished stage of other settings or data (digest {found}, not {inputs_digest}). "
                 "Choose another folder, or pass --overwrite to do it again."
             )
         return True

@@ -67,6 +67,15 @@ def compare_protocols(
     return content
 
 
+def rank_cases(folder: Path) -> list[str]:
+    """Return the cases of an evaluation folder from the lowest to the highest mean Dice over structures."""
+    by_case: dict[str, list[float]] = {}
+    for (case, _, _), dice in _read_dice(Path(folder) / "masks.csv").items():
+        by_case.setdefault(case, []).append(dice)
+    means = {case: float(np.nanmean(values)) for case, values in by_case.items() if np.isfinite(values).any()}
+    return sorted(means, key=means.__getitem__)
+
+
 def _read_dice(path: Path) -> DiceByRow:
     if not path.is_file():
         raise InputError(f"there is no file {path}; evaluate the masks of every protocol first")

@@ -21,7 +21,7 @@ Takes a run folder. Every file is optional; where one is absent the page says so
     evaluation/<protocol>/<seed>/masks.json   further seeds: counted here, used by the comparison
     evaluation/comparison.json                as ``evaluation.comparison`` writes it; the first comparison over all
                                               structures is the verdict
-    previews/real.npz, previews/synthetic.npz names, spacing (3,), <name>_image (X, Y, Z) float32 in [0, 1],
+    previews/real.npz, previews/synthetic.npz names, spacing (N, 3) mm, <name>_image (X, Y, Z) float32 in [0, 1],
                                               <name>_labels uint8 class indices 0..K-1; RAS+ axes;
                                               intensity_range (2,) optional: the original units of 0 and 1
     previews/predictions.npz                  the same (labels: reference) and protocols, <name>_<protocol>
@@ -255,9 +255,9 @@ def _sheet(preview: Preview, colours: Sequence[str], window_hu: tuple[float, flo
         centre = figures.centre_voxel(labels)
         if preview.predictions:
             masks = [labels, *(by_name[name] for by_name in preview.predictions.values())]
-            rows.append([figures.tile_of(image, mask, preview.spacing_mm, "axial", centre) for mask in masks])
+            rows.append([figures.tile_of(image, mask, preview.spacing_mm[name], "axial", centre) for mask in masks])
         else:
-            rows.append([figures.tile_of(image, labels, preview.spacing_mm, v, centre) for v in figures.VIEWS])
+            rows.append([figures.tile_of(image, labels, preview.spacing_mm[name], v, centre) for v in figures.VIEWS])
     layers = figures.tile_sheet(rows, names, columns, colours)
     return {
         "images": figures.data_uri(layers.images, "image/png"),

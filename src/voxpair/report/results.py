@@ -42,7 +42,7 @@ class Preview:
     images: Mapping[str, np.ndarray]
     labels: Mapping[str, np.ndarray]
     predictions: Mapping[str, Mapping[str, np.ndarray]]
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: Mapping[str, tuple[float, ...]]
     intensity_range: tuple[float, float] | None
 
 
@@ -168,7 +168,7 @@ def _preview(path: Path) -> Preview:
                 images={name: arrays[f"{name}_image"] for name in names},
                 labels={name: arrays[f"{name}_labels"] for name in names},
                 predictions={p: {name: arrays[f"{name}_{p}"] for name in names} for p in protocols},
-                spacing_mm=tuple(arrays["spacing"].tolist()),
+                spacing_mm={name: tuple(row) for name, row in zip(names, arrays["spacing"].tolist(), strict=True)},
                 intensity_range=tuple(limits) if limits else None,
             )
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:

@@ -231,7 +231,9 @@ def _step(
     if not math.isfinite(norm) or not all(map(math.isfinite, totals.values())):
         _refuse(batch, totals, norm, player, run)
     optimizer.step()
-    return totals if player == "model" else {f"{player}_{key}" if key == "loss" else key: v for key, v in totals.items()}
+    return (
+        totals if player == "model" else {f"{player}_{key}" if key == "loss" else key: v for key, v in totals.items()}
+    )
 
 
 def _refuse(batch: Mapping[str, Any], losses: dict[str, float], norm: float, player: str, run: RunFolder) -> None:
@@ -245,7 +247,7 @@ def _refuse(batch: Mapping[str, Any], losses: dict[str, float], norm: float, pla
     write_json(run.file("nonfinite.json"), facts)
     raise RunError(
         f"update {batch['update']} has a loss or gradient that is not finite (cases {', '.join(facts['cases'])}; "
-        f"details in {run.file('nonfinite.json')}). Look at these cases with 'voxpair check', or lower the learning rate."
+        f"details in {run.file('nonfinite.json')}). Try 'voxpair check', or a lower learning rate."
     )
 
 
@@ -255,10 +257,7 @@ def _cut(batch: Mapping[str, Any], parts: int) -> list[dict[str, Any]]:
         return [dict(batch)]
     size = math.ceil(len(batch["names"]) / parts)
     return [
-        {
-            key: value[i : i + size] if isinstance(value, Tensor | list) else value
-            for key, value in batch.items()
-        }
+        {key: value[i : i + size] if isinstance(value, Tensor | list) else value for key, value in batch.items()}
         for i in range(0, len(batch["names"]), size)
     ]
 

@@ -60,9 +60,7 @@ def save_checkpoint(folder: Path, name: str, state: Mapping[str, Any]) -> None:
             save_file(tensors, temporary)
         except Exception as error:  # safetensors reports a full disk as its own error type
             raise RunError(f"cannot write the checkpoint {folder / file_name}: {error}") from error
-    write_json(
-        folder / f"{name}.json", {"tensors": file_name, "sha256": sha256(folder / file_name), "state": skeleton}
-    )
+    write_json(folder / f"{name}.json", {"tensors": file_name, "sha256": sha256(folder / file_name), "state": skeleton})
     if previous.get("tensors") not in (None, file_name):
         (folder / previous["tensors"]).unlink(missing_ok=True)
 
@@ -95,7 +93,9 @@ def load_weights(path: Path, module: nn.Module) -> None:
         raise InputError(f"there is no weights file {path}")
     found = load_file(path)
     expected = module.state_dict()
-    wrong = sorted(set(found) ^ set(expected)) + [k for k in found if k in expected and found[k].shape != expected[k].shape]
+    wrong = sorted(set(found) ^ set(expected)) + [
+        k for k in found if k in expected and found[k].shape != expected[k].shape
+    ]
     if wrong:
         raise InputError(
             f"{path} does not fit this network: {len(wrong)} entries differ, first {wrong[0]!r}. "
@@ -118,9 +118,7 @@ def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {"__tensor__": path}
     if isinstance(value, Mapping):
-        return {
-            "__items__": [[key, _take_tensors(item, f"{path}/{key}", tensors)] for key, item in value.items()]
-        }
+        return {"__items__": [[key, _take_tensors(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         return [_take_tensors(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
     return value
