@@ -7,4 +7,5 @@ import voxpair
 session, settings = voxpair.Session(), voxpair.plan("unit").segmentation
 cohorts = [HERE / "cohort", HERE / "synthetic"]
 voxpair.segment_fit(cohorts, HERE / "segmenter", settings, session, encoder=HERE / "pretraining")
-voxpair.segment_predict(HERE / "segmenter", HERE / "cohort", HERE / "predictions", session, split="test")
+predictions = voxpair.segment_predict(HERE / "segmenter", HERE / "cohort", HERE / "predictions", session, split="test")
+print(predictions.names)

@@ -83,12 +83,12 @@ def demo() -> Nested:
                     "loop": {"updates": 350, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
                 },
                 "latents": {"copies": 8},
-                "diffusion": {**_IN_CUBES, "loop": {"updates": 800, "batch_size": 8, "ema": 0.99}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 1000, "batch_size": 8, "ema": 0.99}},
                 "sampling": {"steps": 20},
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
             },
             "pretraining": {"loop": {"updates": 150, "batch_size": 4, "validate_every": 50}},
-            "segmentation": {"loop": {"updates": 250, "batch_size": 4, "validate_every": None, "decay": "cosine"}},
+            "segmentation": {"loop": {"updates": 200, "batch_size": 4, "validate_every": None, "decay": "cosine"}},
         },
     )
 
