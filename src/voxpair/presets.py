@@ -181,7 +181,7 @@ def paper() -> Nested:
     Time: not measured yet
     Score: the papers report a mean Dice of .7743 (baseline), .7855 (Medical Diffusion), .7908 (Ours)
     """
-    return _papers_way(best())
+    return papers_way(best())
 
 
 def auto() -> Nested:
@@ -203,7 +203,7 @@ def demo_paper() -> Nested:
     Time: half an hour; sampling takes 1000 steps
     Score: not measured yet
     """
-    return _papers_way(demo())
+    return papers_way(demo())
 
 
 def hippocampus_paper() -> Nested:
@@ -214,7 +214,7 @@ def hippocampus_paper() -> Nested:
     Time: some hours; sampling takes 1000 steps
     Score: not measured yet
     """
-    return _papers_way(hippocampus())
+    return papers_way(hippocampus())
 
 
 _IN_CUBES: Nested = {"patch": 2, "output": "clean", "channels": [64, 128], "attention": [False, True]}
@@ -332,8 +332,8 @@ def _ct_size(grid: list[int], batch_size: int) -> Nested:
     )
 
 
-def _papers_way(preset: Nested) -> Nested:
-    """What the papers say in place of what we recommend; rows D, L, S and F of the requirements."""
+def papers_way(preset: Nested) -> Nested:
+    """Return ``preset`` with what the papers say in place of what we recommend, whatever its size."""
     return _merge(
         preset,
         {

@@ -1,0 +1,90 @@
+"""What the main job's defaults do not touch: the papers' recipe, pseudo-labels, the automatic plan."""
+
+import pytest
+
+from voxpair import pipeline, stages
+from voxpair.cli import main
+from voxpair.cohorts.cohort import Cohort, CohortWriter
+from voxpair.core.case import Case
+from voxpair.core.errors import InputError
+from voxpair.core.run import read_json
+from voxpair.phantom.heart_cohort import PhantomSettings, heart_cases
+from voxpair.presets import papers_way, plan, unit
+from voxpair.stages import Session
+
+SESSION = Session(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def half_labelled(tmp_path_factory):
+    """Eight training hearts, of which four have labels, and two to validate."""
+    folder = tmp_path_factory.mktemp("half") / "cohort"
+    settings = PhantomSettings(grid=(16, 16, 16), field_of_view_mm=(150, 150, 130))
+    writer = None
+    for i, case in enumerate(heart_cases(settings, 10, seed=2)):
+        writer = writer or CohortWriter(folder, case.label_table, "CT")
+        labels = None if i < 4 else case.labels
+        kept = Case(case.name, case.image, labels, case.affine, case.label_table, case.patient, "phantom")
+        writer.add(kept, split="val" if i > 7 else "train")
+    return writer.finish()
+
+
+def test_the_papers_recipe_runs_from_scans_to_report(tmp_path):
+    small = {
+        "generator": {"diffusion": {"levels": 20}, "sampling": {"steps": 20}},
+        "segmentation": {"validation": "real_patients", "loop": {"validate_every": 3}},
+        "protocols": ["ours"],
+    }
+    recipe = papers_way(unit())
+    settings = plan("unit", _laid_over(recipe, small), [])
+    assert settings.generator.autoencoder.label_code == "rgb" and settings.generator.sampler == "ddpm"
+    report = pipeline.demo(tmp_path / "run", settings, SESSION)
+    assert report.exists() and len(Cohort.open(tmp_path / "run/synthetic")) == 18
+
+
+def _laid_over(below, above):
+    both = dict(below)
+    for key, value in above.items():
+        both[key] = _laid_over(both.get(key, {}), value) if isinstance(value, dict) else value
+    return both
+
+
+def test_images_without_labels_teach_the_generator_and_pseudo_labels_replace_them(half_labelled, tmp_path):
+    settings = plan("unit")
+    segmenter = stages.segment_fit([half_labelled], tmp_path / "segmenter", settings.segmentation, SESSION)
+    plain = stages.fit(half_labelled, tmp_path / "plain", settings.generator, SESSION)
+    with_labels = stages.fit(half_labelled, tmp_path / "pseudo", settings.generator, SESSION, pseudo_labels=segmenter)
+    facts = [read_json(run / "model/generator.json")["facts"] for run in (plain, with_labels)]
+    assert all(len(fact["training_patients"]) == 8 for fact in facts)
+    made = Cohort.open(tmp_path / "pseudo/pseudo_labels")
+    assert set(made.names) == set(half_labelled.split("train").unlabelled().names)
+    assert (
+        read_json(plain / "model/generator.json")["digest"] != read_json(with_labels / "model/generator.json")["digest"]
+    )
+    with pytest.raises(InputError, match="has labels already"):
+        stages.fit(half_labelled.labelled(), tmp_path / "no", settings.generator, SESSION, pseudo_labels=segmenter)
+
+
+def test_a_generator_that_has_seen_the_validation_patients_is_refused(half_labelled, tmp_path):
+    settings = plan("unit")
+    synthetic = stages.sample(
+        stages.fit(half_labelled, tmp_path / "generator", settings.generator, SESSION), tmp_path / "made", 2, SESSION
+    )
+    swapped = {"train": "val", "val": "train"}
+    records = [type(r)(**{**vars(r), "split": swapped[r.split]}) for r in half_labelled.records]
+    turned = type(half_labelled)(half_labelled.folder, tuple(records), half_labelled.label_table, "CT")
+    with pytest.raises(InputError, match="share 8 patients"):
+        stages.segment_fit([turned, synthetic], tmp_path / "leaky", settings.segmentation, SESSION)
+
+
+def test_the_automatic_plan_fits_the_cohort_and_the_networks(half_labelled):
+    settings = plan("auto", cohort=half_labelled)
+    assert settings.generator.preprocess.grid == (16, 16, 16) == settings.segmentation.preprocess.grid
+    with pytest.raises(InputError, match="import the scans first"):
+        plan("auto")
+
+
+def test_report_and_evaluate_are_verbs_of_their_own(half_labelled, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(tmp_path / "nowhere")])
+    assert end.value.code == 2 and "nowhere" in capsys.readouterr().err
