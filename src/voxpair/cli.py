@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import shlex
 import sys
 import traceback
@@ -395,6 +396,7 @@ def main(words: list[str] | None = None) -> None:
         words: as on the command line, without the program's name; None takes those of this process.
     """
     words = sys.argv[1:] if words is None else words
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         app(words, prog_name="voxpair")
     except VoxpairError as error:

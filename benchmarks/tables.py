@@ -1,0 +1,96 @@
+"""The tables of docs/results.md, made from the JSON files beside this script.
+
+    python benchmarks/tables.py        writes docs/results.md; tests/docs/test_results.py holds it to the files
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "results.md"
+NAMES = {"baseline": "Baseline", "medical_diffusion": "Medical Diffusion", "ours": "Ours"}
+
+HEAD = """# Results
+
+Every number below is made from a JSON file under `benchmarks/` by `python benchmarks/tables.py`; the file holds the
+command, the commit, the machine, the seeds and all settings. All protocols of a table had equal numbers of updates and
+were judged on the same held-out cases, which took no part in any choice. Differences are paired over patients, with 95 %
+bootstrap intervals of the mean over seeds.
+
+A phantom shows that a method works as built; it says nothing about clinical validity.
+"""
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """Return docs/results.md."""
+    parts = [HEAD]
+    for title, folder in (("Hippocampus MRI (real)", "hippocampus"), ("Phantom hearts", "phantom")):
+        for path in sorted((HERE / folder).glob("*.json")):
+            parts.append(protocols(title, path))
+    costs = [cost(path) for path in sorted((HERE / "speed").glob("*.json"))]
+    if costs:
+        parts.append("## What whole commands cost\n\n" + "\n".join(costs) + "\n")
+    return "\n".join(parts)
+
+
+def protocols(title: str, path: Path) -> str:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    updates = ", ".join(f"{name} {count}" for name, count in content["updates"].items())
+    structures = list(next(iter(content["protocols"].values()))["by_structure"])
+    lines = [
+        f"## {title}: {content['labelled']} labelled training cases",
+        "",
+        f"`benchmarks/{path.parent.name}/{path.name}`; {content['held_out']['cases']} held-out cases, "
+        f"{len(content['seeds'])} seeds, {content['synthetic']} synthetic pairs; updates: {updates}.",
+        "",
+        "| Dice | mean (each seed) | " + " | ".join(structures) + " |",
+        "| --- | --- |" + " --- |" * len(structures),
+    ]
+    for name, found in content["protocols"].items():
+        seeds = found["mean_dice_by_seed"]
+        cells = [f"{_mean(seeds):.3f} ({', '.join(f'{value:.3f}' for value in seeds)})"]
+        cells += [f"{_mean(found['by_structure'][structure]['dice']):.3f}" for structure in structures]
+        lines.append(f"| {NAMES[name]} | " + " | ".join(cells) + " |")
+    lines += ["", "| difference, Dice points | mean | 95 % interval | p |", "| --- | --- | --- | --- |"]
+    for found in content["comparisons"]:
+        if found["structure"] is None:
+            lines.append(_difference(found))
+    reconstruction = content["reconstruction"]
+    dice = ", ".join(f"{name} {value:.3f}" for name, value in reconstruction["dice"].items() if value is not None)
+    lines += [
+        "",
+        f"Autoencoder, reconstruction Dice on validation cases: {dice}; texture kept: "
+        f"{reconstruction['texture_ratio']:.2f} of the standard deviation finer than 3 voxels.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def cost(path: Path) -> str:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    machine = f"{content['machine']['cores']} {content['machine']['processor']} cores"
+    return (
+        f"* `{content['command']}`: {content['wall_seconds'] / 60:.1f} minutes, "
+        f"{content['peak_memory_gib']:.1f} GiB at most, on {machine} (`benchmarks/speed/{path.name}`)"
+    )
+
+
+def _difference(found: dict[str, Any]) -> str:
+    mean, low, high = (100 * found[key] for key in ("difference", "low", "high"))
+    p_value = "" if found["p_value"] is None else f"{found['p_value']:.3f}"
+    return f"| {NAMES[found['a']]} − {NAMES[found['b']]} | {mean:+.2f} | {low:+.2f} to {high:+.2f} | {p_value} |"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    main()
