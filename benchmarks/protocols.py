@@ -106,7 +106,6 @@ def collect(folder: Path, plan: voxpair.Plan, assignments: list[str], given: arg
         "protocols": protocols,
         "comparisons": read_json(folder / "evaluation/comparison.json")["comparisons"],
         "reconstruction": read_json(folder / "generator/autoencoder/reconstruction.json"),
-        "seconds": read_json(folder / "timings.json"),
         "settings": json.loads(plan.model_dump_json()),
     }
 

@@ -1,6 +1,6 @@
 """The tables of docs/results.md, made from the JSON files beside this script.
 
-    python benchmarks/tables.py        writes docs/results.md; tests/docs/test_results.py holds it to the files
+python benchmarks/tables.py        writes docs/results.md; tests/docs/test_results.py holds it to the files
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ NAMES = {"baseline": "Baseline", "medical_diffusion": "Medical Diffusion", "ours
 HEAD = """# Results
 
 Every number below is made from a JSON file under `benchmarks/` by `python benchmarks/tables.py`; the file holds the
-command, the commit, the machine, the seeds and all settings. All protocols of a table had equal numbers of updates and
-were judged on the same held-out cases, which took no part in any choice. Differences are paired over patients, with 95 %
-bootstrap intervals of the mean over seeds.
+command, the commit, the machine, the seeds and all settings. All protocols of a table had equal numbers of updates
+and were judged on the same held-out cases, which stopped no fit and chose no weights. Differences are paired over
+patients, with 95 % bootstrap intervals of the mean over seeds.
 
 A phantom shows that a method works as built; it says nothing about clinical validity.
 """
@@ -34,9 +34,11 @@ def page() -> str:
     for title, folder in (("Hippocampus MRI (real)", "hippocampus"), ("Phantom hearts", "phantom")):
         for path in sorted((HERE / folder).glob("*.json")):
             parts.append(protocols(title, path))
-    costs = [cost(path) for path in sorted((HERE / "speed").glob("*.json"))]
+    costs = [cost(path) for path in sorted((HERE / "speed").glob("*.json")) if path.stem != "profile"]
     if costs:
         parts.append("## What whole commands cost\n\n" + "\n".join(costs) + "\n")
+    if (HERE / "speed/profile.json").exists():
+        parts.append(where_time_goes(HERE / "speed/profile.json"))
     return "\n".join(parts)
 
 
@@ -80,6 +82,15 @@ def cost(path: Path) -> str:
         f"* `{content['command']}`: {content['wall_seconds'] / 60:.1f} minutes, "
         f"{content['peak_memory_gib']:.1f} GiB at most, on {machine} (`benchmarks/speed/{path.name}`)"
     )
+
+
+def where_time_goes(path: Path) -> str:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["## Where the time of an update goes", "", f"`benchmarks/speed/{path.name}`, {content['precision']}.", ""]
+    for name, found in content["share_of_time"].items():
+        largest = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in found.items() if share >= 0.01)
+        lines.append(f"* {name}: {largest}")
+    return "\n".join(lines) + "\n"
 
 
 def _difference(found: dict[str, Any]) -> str:
