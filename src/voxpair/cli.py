@@ -56,6 +56,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Inputs are plain arguments; '-i' may stand before them. The same command run again resumes.",
 )
 segment_app = typer.Typer(no_args_is_help=True, help="Fit a segmenter, or let one predict.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Turn predictions into numbers.")
@@ -374,15 +375,9 @@ def info_command(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """List presets, generators, networks, label tables, layouts and versions."""
-    from voxpair.info import describe
+    from voxpair.info import as_text, describe
 
-    facts = describe()
-    if as_json:
-        return typer.echo(json.dumps(facts, indent=2))
-    for topic, entries in facts.items():
-        typer.echo(f"\n{topic.replace('_', ' ')}")
-        for name, text in entries.items():
-            typer.echo(f"  {name:<22}{text if isinstance(text, str) else ', '.join(map(str, text))}")
+    typer.echo(json.dumps(describe(), indent=2) if as_json else as_text(describe()))
 
 
 app.add_typer(segment_app, name="segment", rich_help_panel="Segmentation")
@@ -396,6 +391,7 @@ def main(words: list[str] | None = None) -> None:
         words: as on the command line, without the program's name; None takes those of this process.
     """
     words = sys.argv[1:] if words is None else words
+    words = [word for word in words if word not in ("-i", "--input")]  # inputs are arguments; the habit does no harm
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         app(words, prog_name="voxpair")

@@ -22,5 +22,15 @@ def describe() -> dict[str, dict[str, object]]:
     }
 
 
+def as_text(facts: dict[str, dict[str, object]]) -> str:
+    """Return :func:`describe` for people."""
+    lines = []
+    for topic, entries in facts.items():
+        lines += ["", topic.replace("_", " ")]
+        for name, value in entries.items():
+            lines.append(f"  {name:<22}{value if isinstance(value, str) else ', '.join(map(str, value))}")
+    return "\n".join(lines[1:])
+
+
 def _first_line(documented: object) -> str:
     return (documented.__doc__ or "").strip().partition("\n")[0]

@@ -40,7 +40,7 @@ def test_wrong_path(tmp_path, capsys):
     text = fails(capsys, 2, "import", tmp_path / "nowhere", "-o", tmp_path / "out")
     assert "nowhere" in text and not (tmp_path / "out").exists()
     assert "nowhere" in fails(capsys, 2, "fit", tmp_path / "nowhere", "-o", tmp_path / "out", "--preset", "unit")
-    assert "nowhere" in fails(capsys, 2, "sample", tmp_path / "nowhere", "-o", tmp_path / "out")
+    assert "nowhere" in fails(capsys, 2, "sample", "-i", tmp_path / "nowhere", "-o", tmp_path / "out")
 
 
 def test_unreadable_file(scans, tmp_path, capsys):

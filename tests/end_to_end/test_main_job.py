@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
 
 import nibabel as nib
 import numpy as np
@@ -89,3 +92,19 @@ def test_predictions_lie_on_the_scans_own_grid(demo):
             nib.load(path) for path in (record.labels_path, demo / "cohort/imagesTr" / record.image_path.name)
         )
         assert predicted.shape == scan.shape and np.allclose(predicted.affine, scan.affine)
+
+
+def test_killed_and_called_again_gives_the_same_run(demo, tmp_path):
+    words = ["demo", "-o", str(tmp_path / "run"), "--preset", "unit", "--set", "seeds=2", "--device", "cpu"]
+    for sign in ("generator/latents/inputs.json", "segmenters/baseline/metrics.jsonl"):
+        process = subprocess.Popen([sys.executable, "-m", "voxpair", *words], stderr=subprocess.DEVNULL)
+        while not (tmp_path / "run" / sign).exists():
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 0
+    for name in ("synthetic", "predictions/ours", "predictions/ours/seed1"):
+        assert Cohort.open(tmp_path / "run" / name).digest() == Cohort.open(demo / name).digest(), name
