@@ -83,7 +83,7 @@ def demo() -> Nested:
                     "loop": {"updates": 350, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
                 },
                 "latents": {"copies": 8},
-                "diffusion": {**_IN_CUBES, "loop": {"updates": 1000, "batch_size": 8, "ema": 0.99}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 900, "batch_size": 8, "ema": 0.99}},
                 "sampling": {"steps": 20},
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
             },
