@@ -80,15 +80,15 @@ def demo() -> Nested:
                 "autoencoder": {
                     "channels": [24, 48],
                     "gate": 0.5,
-                    "loop": {"updates": 350, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
+                    "loop": {"updates": 280, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
                 },
                 "latents": {"copies": 8},
-                "diffusion": {**_IN_CUBES, "loop": {"updates": 900, "batch_size": 8, "ema": 0.99}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 720, "batch_size": 8, "ema": 0.99}},
                 "sampling": {"steps": 20},
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
             },
-            "pretraining": {"loop": {"updates": 150, "batch_size": 4, "validate_every": 50}},
-            "segmentation": {"loop": {"updates": 200, "batch_size": 4, "validate_every": None, "decay": "cosine"}},
+            "pretraining": {"loop": {"updates": 100, "batch_size": 4, "validate_every": 50}},
+            "segmentation": {"loop": {"updates": 160, "batch_size": 4, "validate_every": None, "decay": "cosine"}},
         },
     )
 

@@ -192,11 +192,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
     kind, _, index = device.partition(":")
     if precision == "auto":
         precision = "bf16-mixed" if computes_bfloat16(kind) else "32-true"
-    devices: Any = [int(index)] if index else ("auto" if kind == "cuda" else 1)
-    fabric = Fabric(accelerator=kind, devices=devices, precision=precision)
-    if isinstance(devices, str):
-        fabric.launch()
-    return fabric
+    return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=precision)
 
 
 def computes_bfloat16(kind: str) -> bool:
