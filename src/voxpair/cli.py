@@ -352,7 +352,7 @@ def evaluate_masks_command(
 
     with session_of("cpu", 0, overwrite, quiet) as session:
         summary = stages.evaluate_masks(predictions, reference, output, session, tolerance_mm=tolerance_mm)
-    typer.echo(summary)
+    typer.echo(summary.as_text())
     say_next(f"voxpair report {quoted(output.parent)}")
 
 

@@ -88,7 +88,15 @@ def demo() -> Nested:
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
             },
             "pretraining": {"loop": {"updates": 100, "batch_size": 4, "validate_every": 50}},
-            "segmentation": {"loop": {"updates": 160, "batch_size": 4, "validate_every": None, "decay": "cosine"}},
+            "segmentation": {
+                "loop": {
+                    "updates": 220,
+                    "batch_size": 4,
+                    "learning_rate": 4e-3,
+                    "validate_every": None,
+                    "decay": "cosine",
+                }
+            },
         },
     )
 

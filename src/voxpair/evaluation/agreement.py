@@ -111,6 +111,16 @@ class Summary:
     missing_predictions: Sequence[str]
     extra_predictions: Sequence[str]
 
+    def as_text(self) -> str:
+        """Return the means for a terminal, a line per structure."""
+        lines = [f"{'structure':<16}{'Dice':>8}{'HD95 mm':>10}{'NSD':>8}   over {self.cases} cases"]
+        for name, found in self.structures.items():
+            means = [found.dice.mean, found.hd95_mm.mean, found.nsd.mean]
+            dice, hd95, nsd = ("-" if mean is None else f"{mean:.3f}" for mean in means)
+            lines.append(f"{name:<16}{dice:>8}{hd95:>10}{nsd:>8}")
+        mean = "-" if self.dice.mean is None else f"{self.dice.mean:.3f}"
+        return "\n".join([*lines, f"{'mean':<16}{mean:>8}"])
+
 
 @dataclass(frozen=True)
 class Row:
