@@ -49,8 +49,8 @@ from voxpair.report.verdict import number, p_value, points, protocol_name, seeds
 CT_WINDOW_HU = (-150.0, 550.0)  # soft tissue, widened so that contrast-filled blood (300 to 500 HU) keeps its detail
 PROTOCOLS = {  # Ikuta et al. 2024 and Hu et al. 2024, section 3.4
     "baseline": "from random weights, on real scans alone",
-    "medical_diffusion": "encoder pretrained on synthetic images, then real scans alone",
-    "ours": "encoder pretrained on synthetic images, then real and synthetic pairs",
+    "medical_diffusion": "encoder pretrained on images alone, then real scans alone",
+    "ours": "encoder pretrained on images alone, then real and synthetic pairs",
 }
 _VOLUMES_SHOWN = 4
 _VALUES_SHOWN = 6
