@@ -95,7 +95,7 @@ def where_time_goes(path: Path) -> str:
 
 def _difference(found: dict[str, Any]) -> str:
     mean, low, high = (100 * found[key] for key in ("difference", "low", "high"))
-    p_value = "" if found["p_value"] is None else f"{found['p_value']:.3f}"
+    p_value = "" if found["p_value"] is None else f"{found['p_value']:.3f}" if found["p_value"] >= 0.001 else "< 0.001"
     return f"| {NAMES[found['a']]} − {NAMES[found['b']]} | {mean:+.2f} | {low:+.2f} to {high:+.2f} | {p_value} |"
 
 
