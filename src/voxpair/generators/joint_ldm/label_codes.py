@@ -15,6 +15,7 @@ Shapes: B batch, K classes with background, C channels, X Y Z volume axes.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -27,22 +28,22 @@ from voxpair.core.errors import InputError
 LabelCodeName = Literal["one_hot", "rgb"]
 
 
-class LabelCode(nn.Module):
+class LabelCode(nn.Module, ABC):
     """Base of the codes. ``channels`` is C; the methods are the three ways a code is used."""
 
     channels: int
 
+    @abstractmethod
     def encode(self, classes: Tensor) -> Tensor:
         """Return float channels (B, C, X, Y, Z) for class indices (B, X, Y, Z)."""
-        raise NotImplementedError  # abstract
 
+    @abstractmethod
     def decode(self, output: Tensor) -> Tensor:
         """Return class indices (B, X, Y, Z), int64, for a network's output (B, C, X, Y, Z)."""
-        raise NotImplementedError  # abstract
 
+    @abstractmethod
     def loss(self, output: Tensor, classes: Tensor) -> Tensor:
         """Return a scalar, 0 for a perfect output; ``classes`` are int64 (B, X, Y, Z)."""
-        raise NotImplementedError  # abstract
 
 
 class OneHotCode(LabelCode):
