@@ -3,6 +3,7 @@
     python benchmarks/speed/measure.py demo --work RUNS
     python benchmarks/speed/measure.py sample GENERATOR_RUN --work RUNS --count 100
 
+``demo`` is ``make demo`` on a clean clone, the making of its environment included.
 Seconds are of the machine named in the file and of nothing else; compare them only within one file.
 """
 
@@ -29,15 +30,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--count", type=int, default=100)
     given = parser.parse_args()
-    out = given.work / f"speed-{given.what}"
-    words = ["demo", "-o", str(out)] if given.what == "demo" else ["sample", str(given.generator), "-o", str(out)]
-    words += ["-n", str(given.count)] if given.what == "sample" else []
+    given.work.mkdir(parents=True, exist_ok=True)
+    if given.what == "demo":
+        clone = given.work / "clone"
+        subprocess.run(["git", "clone", "--quiet", HERE.parents[1], clone], check=True)
+        command, place, out = ["make", "demo"], clone, clone / "demo"
+    else:
+        out = given.work / "speed-sample"
+        voxpair = Path(sys.executable).with_name("voxpair")
+        command, place = [voxpair, "sample", given.generator, "-o", out, "-n", str(given.count)], None
     start = time.monotonic()
-    subprocess.run([Path(sys.executable).with_name("voxpair"), *words], check=True)
+    subprocess.run(command, cwd=place, check=True)
     seconds = time.monotonic() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of the largest process: KiB on Linux
     result = {
-        "command": f"voxpair {given.what}" + (f" -n {given.count}" if given.what == "sample" else ""),
+        "command": "make demo" if given.what == "demo" else f"voxpair sample -n {given.count}",
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
         "versions": versions(),

@@ -89,13 +89,14 @@ def demo() -> Nested:
             },
             "pretraining": {"loop": {"updates": 100, "batch_size": 4, "validate_every": 50}},
             "segmentation": {
+                "mix": {"real_only_last": 0.4},
                 "loop": {
                     "updates": 220,
                     "batch_size": 4,
                     "learning_rate": 4e-3,
                     "validate_every": None,
                     "decay": "cosine",
-                }
+                },
             },
         },
     )
@@ -126,7 +127,6 @@ def hippocampus() -> Nested:
             "pretraining": {"loop": {"updates": 600, "batch_size": 4, "validate_every": 100}},
             # No early stopping: the validation cases are the ones that are reported.
             "segmentation": {
-                "mix": {"synthetic_per_real": 1.0, "real_only_last": 0.25},
                 "loop": {"updates": 600, "batch_size": 4, "validate_every": None, "decay": "cosine"},
             },
         },

@@ -34,8 +34,8 @@ class MixSettings(Settings):
         real_only_last: share of the updates, at the end, that see real cases alone.
     """
 
-    synthetic_per_real: float = Field(3.0, ge=0)
-    real_only_last: float = Field(0.2, ge=0, le=1)
+    synthetic_per_real: float = Field(1.0, ge=0)
+    real_only_last: float = Field(0.25, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Mixture:
         places: cases per update, over all devices.
         seed: of the order.
 
-    >>> mixture = Mixture(real=2, synthetic=6, settings=MixSettings(real_only_last=0.5), updates=4, places=4, seed=0)
+    >>> settings = MixSettings(synthetic_per_real=3, real_only_last=0.5)
+    >>> mixture = Mixture(real=2, synthetic=6, settings=settings, updates=4, places=4, seed=0)
     >>> [mixture.synthetic_before(4 * update) for update in range(5)]
     [0, 3, 6, 6, 6]
     """
