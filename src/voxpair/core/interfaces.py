@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
+
 from voxpair.core.case import Case
 from voxpair.core.run import RunFolder
 
@@ -48,3 +50,19 @@ class Batches(Protocol):
 
     def batch(self, update: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         """Return tensors of shape (B, C, X, Y, Z) by name, and ``"names"``: the list of B case names."""
+
+
+class Extractor(Protocol):
+    """Turns a case into features; how real synthetic cases are is measured between two sets of features.
+
+    An extractor is named in every table, since a distance under one cannot be compared with one under another.
+    """
+
+    name: str
+    """What it is, such as ``"unet3d encoder of runs/baseline"``."""
+
+    digest: str
+    """SHA-256 of its weights."""
+
+    def features(self, case: Case) -> Mapping[str, np.ndarray]:
+        """Return a vector of length D for each of the views "axial", "coronal" and "sagittal", float32 and finite."""
