@@ -1,0 +1,77 @@
+"""Verbs that learn p(image, labels) and draw from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxpair.options import (
+    Config,
+    Device,
+    DryRun,
+    Output,
+    Overwrite,
+    PresetName,
+    Quiet,
+    Seed,
+    Set,
+    Verbose,
+    quoted,
+    read_conditions,
+    read_config,
+    say_next,
+    session_of,
+    show,
+)
+
+
+def fit(
+    cohort: Annotated[Path, typer.Argument(help="Cohort folder with a split.")],
+    output: Output,
+    generator: Annotated[str, typer.Option(help="Which generator; 'voxpair info' lists them.")] = "joint_ldm",
+    pseudo_labels: Annotated[
+        Path | None, typer.Option(help="Run folder of a segmenter that labels the unlabelled training cases.")
+    ] = None,
+    preset: PresetName = "auto",
+    assignments: Set = [],  # noqa: B006
+    config: Config = None,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Learn p(image, labels) from the training cases of a cohort."""
+    from voxpair import stages
+    from voxpair.presets import part
+
+    settings = part(preset, "generator", read_config(config), assignments, cohort=cohort)
+    if dry_run:
+        return show(settings)
+    with session_of(device, seed, overwrite, quiet) as session:
+        stages.fit(cohort, output, settings, session, generator=generator, pseudo_labels=pseudo_labels)
+    say_next(f"voxpair sample {quoted(output)} -o SYNTHETIC -n 100")
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="Run folder of 'voxpair fit'.")],
+    output: Output,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of pairs.")] = 100,
+    condition: Annotated[
+        list[str], typer.Option(metavar="KEY=VALUE", help="Such as sex=F or volume:LAA=8; repeatable.")
+    ] = [],  # noqa: B006
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draw new pairs into a synthetic cohort; more of them later go on from where these end."""
+    from voxpair import stages
+
+    with session_of(device, seed, overwrite, quiet) as session:
+        stages.sample(run, output, count, session, condition=read_conditions(condition))
+    say_next(f"voxpair pretrain {quoted(output)} -o PRETRAINED")

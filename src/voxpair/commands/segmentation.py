@@ -1,0 +1,96 @@
+"""Verbs that learn an encoder from images and a segmenter from pairs, and let it predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxpair.options import (
+    Config,
+    Device,
+    DryRun,
+    Output,
+    Overwrite,
+    PresetName,
+    Quiet,
+    Seed,
+    Set,
+    Verbose,
+    quoted,
+    read_config,
+    say_next,
+    session_of,
+    show,
+)
+
+
+def pretrain(
+    cohorts: Annotated[list[Path], typer.Argument(help="Cohorts whose images are learnt from; labels are not used.")],
+    output: Output,
+    preset: PresetName = "auto",
+    assignments: Set = [],  # noqa: B006
+    config: Config = None,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Masked image modelling: learn an encoder from images alone."""
+    from voxpair import stages
+    from voxpair.presets import part
+
+    settings = part(preset, "pretraining", read_config(config), assignments, cohort=cohorts[0])
+    if dry_run:
+        return show(settings)
+    with session_of(device, seed, overwrite, quiet) as session:
+        stages.pretrain(cohorts, output, settings, session)
+    say_next(f"voxpair segment fit COHORT {quoted(cohorts[0])} -o SEGMENTER --encoder {quoted(output)}")
+
+
+def fit(
+    cohorts: Annotated[list[Path], typer.Argument(help="One real cohort with a split, and synthetic cohorts.")],
+    output: Output,
+    encoder: Annotated[Path | None, typer.Option(help="Run folder of 'voxpair pretrain'.")] = None,
+    preset: PresetName = "auto",
+    assignments: Set = [],  # noqa: B006
+    config: Config = None,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fit a segmenter on real, or real and synthetic, pairs."""
+    from voxpair import stages
+    from voxpair.presets import part
+
+    settings = part(preset, "segmentation", read_config(config), assignments, cohort=cohorts[0])
+    if dry_run:
+        return show(settings)
+    with session_of(device, seed, overwrite, quiet) as session:
+        stages.segment_fit(cohorts, output, settings, session, encoder=encoder)
+    say_next(f"voxpair segment predict {quoted(output)} {quoted(cohorts[0])} -o PREDICTIONS")
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder of 'voxpair segment fit'.")],
+    cohort: Annotated[Path, typer.Argument(help="Cohort whose images are segmented.")],
+    output: Output,
+    split: Annotated[str | None, typer.Option(help="Only the cases of this split: train, val or test.")] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Segment every image of a cohort, in its original geometry; the result is a cohort."""
+    from voxpair import stages
+
+    with session_of(device, seed, overwrite, quiet) as session:
+        stages.segment_predict(run, cohort, output, session, split=split)
+    say_next(f"voxpair evaluate masks {quoted(output)} {quoted(cohort)} -o EVALUATION")

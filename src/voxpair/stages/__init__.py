@@ -1,0 +1,33 @@
+"""One function per verb of the command line: folders in, folders out. Everything a verb does is one call here.
+
+    cohorts        make_phantoms, import_scans, check, split
+    generators     fit, sample
+    segmentation   pretrain, segment_fit, segment_predict
+    results        evaluate_masks, write_report
+    claims         how a stage owns its folder, resumes, and refuses what another call left there
+
+torch is imported inside the stages that compute with it, so that the others start at once.
+"""
+
+from voxpair.stages.claims import Session, resolve_device
+from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, split
+from voxpair.stages.generators import fit, sample
+from voxpair.stages.results import evaluate_masks, write_report
+from voxpair.stages.segmentation import pretrain, segment_fit, segment_predict
+
+__all__ = [
+    "Scans",
+    "Session",
+    "check",
+    "evaluate_masks",
+    "fit",
+    "import_scans",
+    "make_phantoms",
+    "pretrain",
+    "resolve_device",
+    "sample",
+    "segment_fit",
+    "segment_predict",
+    "split",
+    "write_report",
+]

@@ -1,0 +1,126 @@
+"""How a stage owns its folder: it claims it with ``stage.json`` (kind, settings, inputs, seed).
+
+The same call again goes on where it stopped, or returns at once when it had finished; a different call on the same
+folder is refused and told what differs, unless ``session.overwrite`` is set.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from voxpair.cohorts.cohort import Cohort
+from voxpair.core.errors import InputError, RunError
+from voxpair.core.run import SILENT, Progress, RunFolder, make_folder, read_json, versions, write_json, write_text
+from voxpair.core.settings import Settings
+
+BYTES_TO_START = 50_000_000
+"""Less free space than this on the disk, and a stage does not begin."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """How a stage is done, as opposed to what it does.
+
+    Args:
+        seed: names all randomness.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        overwrite: replace what another call left in the output folder.
+        progress: where progress is shown; nowhere by default.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    overwrite: bool = False
+    progress: Progress = SILENT
+
+
+def claim(folder: Path, kind: str, settings: Settings | None, session: Session, inputs: Mapping[str, Any]) -> RunFolder:
+    """Make ``folder`` this stage's own, or recognise it as such; see the top of this module."""
+    wanted = {
+        "voxpair": kind,
+        "seed": session.seed,
+        "inputs": dict(inputs),
+        "settings": settings.model_dump(mode="json") if settings else {},
+    }
+    marker = folder / "stage.json"
+    if marker.exists():
+        found = read_json(marker)
+        differences = _differences(found, wanted, "")
+        if differences and not session.overwrite:
+            raise InputError(
+                f"{folder} holds a {found.get('voxpair', 'stage')} made differently ({'; '.join(differences[:3])}). "
+                "Choose another folder, or pass --overwrite to replace it."
+            )
+        if differences:
+            shutil.rmtree(folder)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and was not made by voxpair; choose another folder")
+    make_folder(folder)
+    free = shutil.disk_usage(folder).free
+    if free < BYTES_TO_START:
+        raise RunError(
+            f"the disk of {folder} has {free / 1e6:.0f} MB left; at least {BYTES_TO_START / 1e6:.0f} are needed"
+        )
+    if not marker.exists():
+        write_json(marker, wanted)
+        if settings:
+            write_text(folder / "settings.yaml", yaml.safe_dump(wanted["settings"], sort_keys=False))
+    return RunFolder(folder, session.seed, resolve_device(session.device) if settings else "cpu", session.progress)
+
+
+def stage_facts(folder: Path, kind: str) -> dict[str, Any]:
+    """Return the facts of a finished stage of the right kind."""
+    if not (folder / "stage.json").exists():
+        raise InputError(f"{folder} is no run folder of voxpair: it has no stage.json")
+    facts = read_json(folder / "stage.json")
+    if facts["voxpair"] != kind:
+        raise InputError(f"{folder} holds a {facts['voxpair']}; expected a {kind}")
+    if not finished(folder):
+        raise InputError(f"the {kind} in {folder} is not finished; run the command that makes it again to go on")
+    return facts
+
+
+def finished(folder: Path) -> bool:
+    return (folder / "done.json").exists() or (folder / "dataset.json").exists()
+
+
+def finish(folder: Path) -> None:
+    write_json(folder / "done.json", {"versions": versions()})
+
+
+def opened(cohort: Path | Cohort) -> Cohort:
+    return cohort if isinstance(cohort, Cohort) else Cohort.open(Path(cohort))
+
+
+def resolve_device(name: str) -> str:
+    """Return torch's name of a device that is there.
+
+    Raises:
+        InputError: the device is unknown or absent.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in there or (index and not index.isdigit()):
+        raise InputError(f"--device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
+    if int(index or 0) >= there[kind]:
+        raise InputError(f"--device {name!r}: this machine has {there[kind]} devices of that kind")
+    return name
+
+
+def _differences(found: Any, wanted: Any, path: str) -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = dict.fromkeys((*found, *wanted))
+        return [
+            line for key in keys for line in _differences(found.get(key), wanted.get(key), f"{path}.{key}".strip("."))
+        ]
+    return [] if found == wanted else [f"{path} was {found!r}, now {wanted!r}"]

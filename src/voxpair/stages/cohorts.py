@@ -1,0 +1,87 @@
+"""Stages that make, check and split cohorts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voxpair.cohorts import doctor, layouts, splits
+from voxpair.cohorts.cohort import Cohort, CohortWriter
+from voxpair.stages.claims import Session, claim, finished
+
+if TYPE_CHECKING:
+    from voxpair.phantom.heart_cohort import PhantomSettings
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Scans as a user has them; the options are those of ``voxpair import``."""
+
+    source: Path
+    layout: str = "auto"
+    images: str | None = None
+    labels: str | None = None
+    label_table: str | None = None
+    modality: str | None = None
+
+
+def make_phantoms(output: Path, count: int, settings: PhantomSettings, session: Session, *, workers: int = 1) -> Cohort:
+    """Write a cohort of ``count`` phantom hearts."""
+    from voxpair.core.labels import CARDIAC8
+    from voxpair.phantom.heart_cohort import heart_cases
+
+    run = claim(output, "phantom", settings, session, {"count": count})
+    if finished(run.path):
+        return Cohort.open(run.path)
+    writer = CohortWriter(run.path, CARDIAC8, "CT")
+    session.progress.start("phantom hearts", count, len(writer))
+    for case in heart_cases(settings, count, session.seed, first=len(writer), workers=workers):
+        writer.add(case)
+        session.progress.advance()
+    return writer.finish(manifest={"generator": "phantom", "seed": session.seed})
+
+
+def import_scans(scans: Scans, output: Path, session: Session) -> Cohort:
+    """Turn scans in any known layout into a cohort; what was done to them is said and kept in ``dataset.json``."""
+    layouts.list_scans(scans.source, scans.layout, scans.images, scans.labels)  # refused before anything is claimed
+    inputs = {key: str(value) for key, value in asdict(scans).items()}
+    run = claim(output, "import", None, session, inputs)
+    if finished(run.path):
+        return Cohort.open(run.path)
+    cohort, notes = layouts.import_scans(
+        scans.source,
+        run.path,
+        layout=scans.layout,
+        label_table=scans.label_table,
+        modality=scans.modality,
+        images=scans.images,
+        labels=scans.labels,
+        progress=session.progress,
+    )
+    for note in notes:
+        session.progress.say(f"  {note}")
+    return cohort
+
+
+def check(
+    cohort: Path, session: Session, *, fix: Path | None = None, output: Path | None = None
+) -> list[doctor.Finding]:
+    """Find what is wrong with a cohort; mend what is safe on a copy at ``fix``; list the findings in ``output``."""
+    findings = doctor.check(cohort, progress=session.progress)
+    if output is not None:
+        doctor.write_findings(findings, output)
+    if fix is not None:
+        for line in doctor.fix(cohort, fix, progress=session.progress, overwrite=session.overwrite):
+            session.progress.say(f"  {line}")
+    return findings
+
+
+def split(cohort: Path, shares: tuple[float, float, float], session: Session) -> dict[str, int]:
+    """Share out the patients among train, val and test; numbers of patients, or fractions of them below 1."""
+    train, val, test = (int(s) if s >= 1 else s for s in shares)
+    counts = splits.split(
+        Cohort.open(cohort), train=train, val=val, test=test, seed=session.seed, overwrite=session.overwrite
+    )
+    session.progress.say("  " + ", ".join(f"{name}: {count} cases" for name, count in counts.items()))
+    return counts

@@ -1,0 +1,90 @@
+"""Stages that learn p(image, labels) and draw from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from voxpair.cohorts.cohort import Cohort, CohortWriter
+from voxpair.core.errors import InputError
+from voxpair.core.run import RunFolder, versions
+from voxpair.core.settings import Settings
+from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
+from voxpair.stages.segmentation import segment_predict
+
+
+def fit(
+    cohort: Path | Cohort,
+    output: Path,
+    settings: Settings,
+    session: Session,
+    *,
+    generator: str = "joint_ldm",
+    steps: Sequence[str] | None = None,
+    pseudo_labels: Path | None = None,
+) -> Path:
+    """Fit a generator on the training cases of a split cohort.
+
+    Args:
+        steps: parts of the fit, such as ``["autoencoder"]``; all by default.
+        pseudo_labels: run folder of a segmenter; it labels the training cases that have no labels.
+    """
+    from voxpair.generators import generator_class
+
+    cohort = opened(cohort)
+    cohort.split("train")  # an unsplit cohort is refused before anything is claimed
+    inputs = {"cohort": cohort.digest(), "generator": generator, "pseudo_labels": str(pseudo_labels or "")}
+    run = claim(output, "generator", settings, session, inputs)
+    if not finished(run.path):
+        if pseudo_labels is not None:
+            cohort = _with_pseudo_labels(cohort, pseudo_labels, run, session)
+        model = generator_class(generator)(settings, cohort.label_table, cohort.modality)
+        model.fit(cohort, run, steps=steps)
+        if steps is None or model.steps[-1] in steps:
+            model.save(run.path / "model")
+            finish(run.path)
+    return run.path
+
+
+def sample(
+    run: Path, output: Path, count: int, session: Session, *, condition: Mapping[str, Any] | None = None
+) -> Cohort:
+    """Draw ``count`` synthetic pairs from a fitted generator; a larger count later adds to what is there."""
+    from voxpair.generators import generator_class
+
+    facts = stage_facts(run, "generator")
+    model = generator_class(facts["inputs"]["generator"]).load(run / "model", device=resolve_device(session.device))
+    folder = claim(output, "sample", None, session, {"weights": model.digest, "condition": dict(condition or {})}).path
+    if finished(folder):
+        cohort = Cohort.open(folder)
+        if len(cohort) >= count:
+            return cohort
+        writer = CohortWriter.reopen(folder)
+    else:
+        writer = CohortWriter(folder, model.label_table, model.modality)
+    session.progress.start("synthetic pairs", count, len(writer))
+    for case in model.sample(count, seed=session.seed, condition=condition, first=len(writer)):
+        writer.add(case)
+        session.progress.advance()
+    manifest = {
+        "generator": facts["inputs"]["generator"],
+        "weights_sha256": model.digest,
+        "seed": session.seed,
+        "condition": dict(condition or {}),
+        "training_patients": model.training_patients,
+        "versions": versions(),
+    }
+    return writer.finish(manifest=manifest)
+
+
+def _with_pseudo_labels(cohort: Cohort, segmenter: Path, run: RunFolder, session: Session) -> Cohort:
+    """Return the cohort with predicted labels where its training cases have none."""
+    unlabelled = cohort.split("train").unlabelled()
+    if not unlabelled.records:
+        raise InputError(f"--pseudo-labels: every training case of {cohort.folder} has labels already")
+    made = segment_predict(segmenter, unlabelled, run.path / "pseudo_labels", session)
+    labels = {record.name: record.labels_path for record in made.records}
+    records = tuple(replace(r, labels_path=labels.get(r.name, r.labels_path)) for r in cohort.records)
+    return replace(cohort, records=records)

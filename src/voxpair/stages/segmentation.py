@@ -1,0 +1,101 @@
+"""Stages that learn an encoder from images and a segmenter from pairs, and let it predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voxpair.cohorts import splits
+from voxpair.cohorts.cohort import Cohort, CohortWriter
+from voxpair.core.errors import InputError
+from voxpair.core.run import read_json
+from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
+
+if TYPE_CHECKING:
+    from voxpair.pretraining.masked_modelling import PretrainSettings
+    from voxpair.segmentation.segmenter import SegmenterSettings
+
+
+def pretrain(cohorts: Sequence[Path | Cohort], output: Path, settings: PretrainSettings, session: Session) -> Path:
+    """Learn an encoder from the images of ``cohorts`` by masked image modelling; labels are not used.
+
+    Of a cohort that is split, only the training cases are seen.
+    """
+    from voxpair.pretraining.masked_modelling import pretrain as pretrain_on
+
+    images = [_training_part(opened(cohort)) for cohort in cohorts]
+    run = claim(output, "pretraining", settings, session, {"cohorts": [cohort.digest() for cohort in images]})
+    if not finished(run.path):
+        pretrain_on(images, settings, run)
+        finish(run.path)
+    return run.path
+
+
+def segment_fit(
+    cohorts: Sequence[Path | Cohort],
+    output: Path,
+    settings: SegmenterSettings,
+    session: Session,
+    *,
+    encoder: Path | None = None,
+) -> Path:
+    """Fit a segmenter on one real cohort with a split, and any number of synthetic ones.
+
+    Raises:
+        InputError: not exactly one real cohort; a synthetic cohort's generator has seen validation or test patients.
+    """
+    from voxpair.segmentation.segmenter import Segmenter
+
+    given = [opened(cohort) for cohort in cohorts]
+    real = [cohort for cohort in given if not _is_synthetic(cohort)]
+    synthetic = [cohort for cohort in given if _is_synthetic(cohort)]
+    if len(real) != 1 or len(synthetic) > 1:
+        raise InputError(
+            f"expected one real cohort and at most one synthetic, got {len(real)} real and {len(synthetic)} synthetic"
+        )
+    train = real[0].split("train").labelled()
+    validation = real[0].split("val").labelled() if "val" in real[0].split_counts else None
+    for name in ("val", "test"):
+        for made in synthetic:
+            if name in real[0].split_counts:
+                splits.check_no_overlap(made, real[0].split(name))
+    encoder_digest = read_json(encoder / "encoder.json")["weights_sha256"] if encoder else ""
+    inputs = {"cohorts": [cohort.digest() for cohort in (train, *synthetic)], "encoder": encoder_digest}
+    run = claim(output, "segmenter", settings, session, inputs)
+    if not finished(run.path):
+        model = Segmenter(settings, train.label_table, train.modality)
+        model.fit(train, run, synthetic=synthetic[0] if synthetic else None, validation=validation, encoder=encoder)
+        model.save(run.path / "model")
+        finish(run.path)
+    return run.path
+
+
+def segment_predict(
+    run: Path, cohort: Path | Cohort, output: Path, session: Session, *, split: str | None = None
+) -> Cohort:
+    """Segment every image of a cohort, or of one of its splits, in its original geometry."""
+    from voxpair.segmentation.segmenter import Segmenter
+
+    stage_facts(run, "segmenter")
+    cohort = opened(cohort)
+    cohort = cohort.split(split) if split else cohort
+    model = Segmenter.load(run / "model", device=resolve_device(session.device))
+    folder = claim(output, "prediction", None, session, {"weights": model.digest, "cohort": cohort.digest()}).path
+    if finished(folder):
+        return Cohort.open(folder)
+    writer = CohortWriter(folder, model.label_table, cohort.modality)
+    session.progress.start("predictions", len(cohort), len(writer))
+    for record in cohort.records:
+        if not writer.has(record.name):
+            writer.add(model.predict(cohort.read(record.name)), split=record.split)
+            session.progress.advance()
+    return writer.finish(manifest={"segmenter": model.digest})
+
+
+def _training_part(cohort: Cohort) -> Cohort:
+    return cohort.split("train") if any(cohort.split_counts.get(name) for name in ("train", "val", "test")) else cohort
+
+
+def _is_synthetic(cohort: Cohort) -> bool:
+    return all(record.source == "synthetic" for record in cohort.records)
