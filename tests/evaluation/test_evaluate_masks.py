@@ -28,7 +28,7 @@ class MemoryCohort:
     def labelled(self):
         return MemoryCohort([case for case in self.cases.values() if case.labels is not None], self.label_table)
 
-    def read(self, name):
+    def read_labels(self, name):
         return self.cases[name]
 
 

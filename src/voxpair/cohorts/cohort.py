@@ -36,7 +36,7 @@ from voxpair.cohorts.records import (
     read_description,
     write_cases_csv,
 )
-from voxpair.core.case import Case
+from voxpair.core.case import Case, LabelMap
 from voxpair.core.errors import InputError
 from voxpair.core.labels import LabelTable
 from voxpair.core.run import make_folder, read_json, write_json
@@ -109,10 +109,20 @@ class Cohort:
             InputError: no such case; a file cannot be trusted; image and labels lie on different grids;
                 a label is not in the table.
         """
-        for record in self.records:
-            if record.name == name:
-                return self._read(record)
-        raise InputError(f"no case {name!r} among these {len(self)} cases of {self.folder}")
+        return self._read(self._record(name))
+
+    def read_labels(self, name: str) -> LabelMap:
+        """Read the labels of one annotated case, not its image.
+
+        Raises:
+            InputError: no such case or no labels; the file cannot be trusted; a label is not in the table.
+        """
+        record = self._record(name)
+        if record.labels_path is None:
+            raise InputError(f"case {name} of {self.folder} has no labels")
+        labels, affine, _ = volumes.read_labels(record.labels_path)
+        self.label_table.check(labels, str(record.labels_path))
+        return LabelMap(record.name, record.patient, labels, affine, self.label_table)
 
     def subset(self, names: Sequence[str]) -> Cohort:
         """Return the named cases, in the order of ``names``."""
@@ -152,6 +162,12 @@ class Cohort:
             for r in self.records
         ]
         return digest([self.label_table.to_mapping(), self.modality, records])
+
+    def _record(self, name: str) -> CaseRecord:
+        for record in self.records:
+            if record.name == name:
+                return record
+        raise InputError(f"no case {name!r} among these {len(self)} cases of {self.folder}")
 
     def _read(self, record: CaseRecord) -> Case:
         image, affine, _ = volumes.read_image(record.image_path)

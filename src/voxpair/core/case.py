@@ -74,5 +74,31 @@ class Case:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size along X, Y, Z in millimetres."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
+        return spacing_of(self.affine)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """The labels of a case without its image, for those who compare labels and would read images in vain.
+
+    Args:
+        labels: shape (X, Y, Z), uint8 values of ``label_table``.
+        affine: (4, 4), voxel index to RAS+ millimetres.
+    """
+
+    name: str
+    patient: str
+    labels: np.ndarray
+    affine: np.ndarray
+    label_table: LabelTable
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along X, Y, Z in millimetres."""
+        return spacing_of(self.affine)
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Return the voxel size along X, Y, Z in millimetres that an affine (4, 4) stands for."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)

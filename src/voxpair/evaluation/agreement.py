@@ -40,7 +40,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from voxpair.core.case import Case
+from voxpair.core.case import Case, LabelMap
 from voxpair.core.errors import InputError
 from voxpair.core.run import SILENT, Progress, atomic_path, make_folder, write_json
 from voxpair.evaluation.statistics import bootstrap_interval, sample_sd
@@ -48,6 +48,7 @@ from voxpair.evaluation.statistics import bootstrap_interval, sample_sd
 if TYPE_CHECKING:
     from voxpair.cohorts.cohort import Cohort
 
+Labelled = Case | LabelMap
 Status = Literal["ok", "ref_empty", "pred_empty", "both_empty"]
 STATUSES: tuple[Status, ...] = ("ok", "ref_empty", "pred_empty", "both_empty")
 METRICS = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
@@ -226,8 +227,8 @@ def evaluate_masks(
     rows: list[Row] = []
     progress.start("evaluate masks", total=len(wanted.records))
     for record in wanted.records:
-        predicted = predictions.read(record.name) if record.name in predicted_names else None
-        rows += compare_case(predicted, wanted.read(record.name), tolerance_mm)
+        predicted = predictions.read_labels(record.name) if record.name in predicted_names else None
+        rows += compare_case(predicted, wanted.read_labels(record.name), tolerance_mm)
         progress.advance()
     summary = summarise(rows, tolerance_mm=tolerance_mm, missing=missing, extra=extra, seed=seed)
     make_folder(Path(out))
@@ -242,8 +243,10 @@ def evaluate_masks(
     return summary
 
 
-def compare_case(predicted: Case | None, reference: Case, tolerance_mm: float) -> list[Row]:
+def compare_case(predicted: Labelled | None, reference: Labelled, tolerance_mm: float) -> list[Row]:
     """Return a row per structure of the label table; ``predicted`` None stands for an empty prediction.
+
+    Only the box that holds a structure in either map is looked at: outside of it there is nothing to compare.
 
     Raises:
         InputError: the two lie on different grids.
@@ -251,17 +254,27 @@ def compare_case(predicted: Case | None, reference: Case, tolerance_mm: float) -
     if predicted is not None:
         _check_same_grid(predicted, reference)
     spacing = reference.spacing_mm
-    diagonal_mm = float(np.linalg.norm(np.multiply(reference.image.shape, spacing)))
+    diagonal_mm = float(np.linalg.norm(np.multiply(reference.labels.shape, spacing)))
+    maps = [reference.labels, predicted.labels if predicted is not None else np.zeros_like(reference.labels)]
+    boxes = [ndimage.find_objects(labels, max_label=255) for labels in maps]
     rows = []
     for structure in reference.label_table.structures:
-        truth = reference.labels == structure.value
-        guess = predicted.labels == structure.value if predicted is not None else np.zeros_like(truth)
+        box = _hull([found[structure.value - 1] for found in boxes])
+        truth, guess = (labels[box] == structure.value for labels in maps)
         found = agreement(guess, truth, spacing, tolerance_mm)
         rows.append(Row(reference.name, reference.patient, structure.name, found, diagonal_mm))
     return rows
 
 
-def _check_same_grid(predicted: Case, reference: Case) -> None:
+def _hull(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:
+    """Return the smallest box around ``boxes``; one voxel where there is none."""
+    there = [box for box in boxes if box is not None]
+    if not there:
+        return (slice(0, 1),) * 3
+    return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*there))
+
+
+def _check_same_grid(predicted: Labelled, reference: Labelled) -> None:
     shape = reference.labels.shape
     if predicted.labels is None or predicted.labels.shape != shape:
         got = "no labels" if predicted.labels is None else f"shape {predicted.labels.shape}"
