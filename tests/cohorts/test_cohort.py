@@ -295,3 +295,19 @@ def test_a_finished_cohort_can_grow(tmp_path):
     assert dict(after.read("c9").provenance) == {"index": 9}
     rows = read_cases_csv(tmp_path / "cases.csv")
     assert rows["c0"]["age"] == "40.0" and rows["c9"]["age"] == ""
+
+
+def test_labels_are_read_without_the_image(tmp_path):
+    writer = CohortWriter(tmp_path, ACDC, "MRI")
+    whole = make_case("ann")
+    writer.add(whole)
+    writer.add(make_case("bob", labelled=False))
+    cohort = writer.finish()
+    (tmp_path / "imagesTr" / "ann_0000.nii.gz").write_bytes(b"nobody reads this")
+    found = cohort.read_labels("ann")
+    assert np.array_equal(found.labels, whole.labels) and np.allclose(found.affine, whole.affine)
+    assert found.spacing_mm == pytest.approx(whole.spacing_mm) and found.patient == whole.patient
+    with pytest.raises(InputError, match="bob .* has no labels"):
+        cohort.read_labels("bob")
+    with pytest.raises(InputError, match="no case 'eve'"):
+        cohort.read_labels("eve")
