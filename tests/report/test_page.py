@@ -1,7 +1,11 @@
 """The page: complete, offline, escaped, honest, and still a page when parts of the run are absent."""
 
+import base64
+import gzip
 import json
+import re
 import shutil
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,11 +13,11 @@ import numpy as np
 import pytest
 
 from voxpair.core.errors import InputError
-from voxpair.report import figures
-from voxpair.report.page import displayed, write_report
+from voxpair.report.page import write_report
+from voxpair.report.sheets import displayed
 from voxpair.report.verdict import verdict
 
-VOID = {"meta", "link", "img", "source", "input", "rect"}
+VOID = {"br", "meta", "link", "img", "source", "input", "rect"}
 
 
 class Page(HTMLParser):
@@ -22,13 +26,13 @@ class Page(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.references, self.ids, self.images, self.open, self.texts = [], [], [], [], []
-        self.tags, self.misnested = set(), []
+        self.tags, self.misnested = [], []
         self.feed(html)
         self.text = " ".join(" ".join(self.texts).split())
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        self.tags.add(tag)
+        self.tags.append((tag, attributes))
         self.references += [attributes[key] for key in ("src", "href", "srcset", "action", "data") if key in attributes]
         if "id" in attributes:
             self.ids.append(attributes["id"])
@@ -44,30 +48,32 @@ class Page(HTMLParser):
             self.misnested.append(tag)
 
     def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self.texts.append(data)
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Pictures have tests of their own; where only words matter, they need not be drawn again."""
-    monkeypatch.setattr(figures, "tile_sheet", lambda *_: figures.Layers(b"", b""))
-    for name in ("curves", "dice_plot", "difference_plot"):
-        monkeypatch.setattr(figures, name, lambda *_, **__: b"")
 
 
 def page_of(folder: Path) -> Page:
     return Page(write_report(folder).read_text(encoding="utf-8"))
 
 
-def test_the_page_loads_nothing_and_runs_nothing(run_folder):
+def test_the_page_loads_nothing_and_runs_only_what_its_policy_names(run_folder, undrawn):
     page = page_of(run_folder)
-    assert len(page.references) > 20
+    html = (run_folder / "report.html").read_text(encoding="utf-8")
     assert [reference for reference in page.references if not reference.startswith(("data:", "#"))] == []
     assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
-    assert page.tags.isdisjoint({"script", "iframe", "object", "embed", "form"})
-    style = (run_folder / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    assert {tag for tag, _ in page.tags}.isdisjoint({"iframe", "object", "embed", "form"})
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    style = html.split("<style>")[1].split("</style>")[0]
     assert "url(" not in style and "@import" not in style
+
+    policy = next(attributes["content"] for tag, attributes in page.tags if "http-equiv" in attributes)
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'" and rules["img-src"] == "data:" and "connect-src" not in rules
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", html, re.DOTALL)
+    assert [attributes.split('"')[1:2] for attributes, _ in scripts] == [["application/json"], ["application/gzip"], []]
+    run = [gzip.decompress(base64.b64decode(scripts[1][1])), scripts[2][1].encode()]
+    digests = [base64.b64encode(sha256(text).digest()).decode() for text in run]
+    assert rules["script-src"] == " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
 def test_the_page_is_well_formed_and_every_picture_has_words(run_folder):
@@ -75,7 +81,8 @@ def test_the_page_is_well_formed_and_every_picture_has_words(run_folder):
     assert page.misnested == [] and page.open == []
     assert len(page.ids) == len(set(page.ids))
     assert all("alt" in image for image in page.images)
-    assert sum(bool(image["alt"]) for image in page.images) == 3 + 2 + 4 * 2  # sheets, Dice and differences, curves
+    sheets, plots = 5, 2 + 2 + 1  # real, synthetic, rejected, predictions, copies; Dice, differences, pairs, similarity
+    assert sum(bool(image["alt"]) for image in page.images) == sheets + plots + 4 * 2  # and the training curves
 
 
 def test_numbers_are_those_of_the_files(run_folder, undrawn):
@@ -130,8 +137,8 @@ def test_words_follow_the_interval():
 
 def test_text_of_users_is_escaped(run_folder, undrawn):
     html = write_report(run_folder).read_text()
-    assert "<script" not in html and "<b>MYO</b>" not in html
-    assert html.count("&lt;script&gt;") == 4  # a note, the command, a stage and the settings
+    assert "<script>alert" not in html and "<b>MYO</b>" not in html
+    assert html.count("&lt;script&gt;") == 7  # a note, the command, a stage, the settings, a warning, two rejections
     assert "&lt;b&gt;MYO&lt;/b&gt;" in html
 
 
@@ -152,6 +159,12 @@ def test_a_colour_that_is_none_cannot_reach_the_page(run_folder, undrawn):
         ("previews/real.npz", "no real previews"),
         ("previews/predictions.npz", "no previews of predictions"),
         ("previews", "no previews of volumes"),
+        ("previews/rejected.npz", "2 rejected, with reasons"),
+        ("pairs/pairs.json", "were not compared with real ones"),
+        ("pairs/curves.json", "Quality of the pairs"),
+        ("audit/audit.json", "was not audited for copies"),
+        ("audit/copies.npz", "37 of 40 found: the control passed"),
+        ("synthetic/selection.json", "nothing was selected"),
         ("evaluation/comparison.json", "not compared patient by patient"),
         ("evaluation/ours", "Medical diffusion 0.820"),
         ("evaluation/ours/masks.csv", "0.840"),
@@ -171,8 +184,12 @@ def test_absent_parts_are_said_to_be_absent(run_folder, undrawn, absent, sentenc
 
 def test_an_empty_run_is_still_a_page(tmp_path):
     text = page_of(tmp_path).text
-    for sentence in ("No result yet", "no training curves", "no previews of volumes", "No masks have been evaluated"):
+    for sentence in (
+        "No result yet", "no training curves", "no previews of volumes", "No masks have been evaluated",
+        "Not measured", "Not audited", "was not audited for copies", "nothing was selected",
+    ):  # fmt: skip
         assert sentence in text
+    assert "<script" not in (tmp_path / "report.html").read_text()  # nothing to show in 3D, so nothing to run
 
 
 def test_further_seeds_are_counted(run_folder, undrawn):
@@ -194,6 +211,11 @@ def test_what_cannot_be_read_is_named(run_folder, undrawn):
     with pytest.raises(InputError, match=r"cannot read the preview .*real\.npz"):
         write_report(run_folder)
     (run_folder / "previews/real.npz").unlink()
+    audit = (run_folder / "audit/audit.json").read_text()
+    (run_folder / "audit/audit.json").write_text('{"copies": []}')
+    with pytest.raises(InputError, match=r"audit\.json lacks synthetic, patients, control, detectors"):
+        write_report(run_folder)
+    (run_folder / "audit/audit.json").write_text(audit)
     (run_folder / "evaluation/ours/masks.json").write_text("{}")
     with pytest.raises(InputError, match=r"masks\.json lacks dice, structures, cases, patients"):
         write_report(run_folder)
@@ -203,3 +225,23 @@ def test_the_window_is_in_hounsfield_units():
     image = np.array([0.0, 850 / 3000, 1200 / 3000, 1550 / 3000, 1.0])  # -1000, -150, 200, 550, 2000 HU
     assert displayed(image, (-1000, 2000), (-150, 550)) == pytest.approx([0, 0, 0.5, 1, 1])
     assert displayed(image, None, (-150, 550)) == pytest.approx(image)
+
+
+def test_three_predictions_are_the_worst_the_median_and_the_best(run_folder, undrawn):
+    html = write_report(run_folder).read_text()
+    assert "worst: t2, median: t9, best: t1" in html and "best case by the Dice of ours" in html
+
+
+def test_a_copy_is_named_above_its_picture(run_folder, undrawn):
+    html = write_report(run_folder).read_text()
+    assert "s1 like r3: embedding 0.97, s2; synthetic, axial, nearest real, axial" in html
+    assert html.index("Is anyone copied?") < html.index("The cohort at a glance") < html.index('<section id="audit">')
+
+
+def test_tables_of_measures_have_value_floor_and_reading(run_folder, undrawn):
+    text = page_of(run_folder).text
+    assert "Fréchet distance below 50 cases it is dominated by their number 3.14 2.83 to 3.45 1.21 1.09 to 1.33" in text
+    assert "Wasserstein, HU 31.5 to 31.5 over 3 structures or views 12 to 12 lower 3 of 3 differ: LV" in text
+    assert "Third class rate no boundary was long enough – – lower not known 20 and 20" in text
+    assert "Fidelity by structure and view (3)" in text and "Fréchet distance (sagittal) 3.1" in text
+    assert "LA has 3 mL; real cases have 31 to 97" in text and "98.0 %" in text

@@ -25,7 +25,7 @@ CURVES = {
     "Diffusion": "generator/diffusion",
     "Self-supervised pretraining": "pretraining",
 }
-PREVIEWS = ("real", "synthetic", "predictions")
+PREVIEWS = ("real", "synthetic", "rejected", "predictions")
 METRICS = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
 _ORDER = ("baseline", "medical_diffusion", "ours")  # as in the paper; other protocols follow by name
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -33,15 +33,16 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class Preview:
-    """Volumes of one ``previews/*.npz``: name to arrays of shape (X, Y, Z), RAS+.
+    """Volumes of one ``.npz``: name to arrays of shape (X, Y, Z), RAS+.
 
     ``images`` are in [0, 1]; ``labels`` are class indices; ``predictions`` (protocol to name to class indices) are
-    there for ``predictions.npz`` only.
+    there for ``predictions.npz`` only, ``nearest`` (the most similar real image) for ``copies.npz`` only.
     """
 
     images: Mapping[str, np.ndarray]
     labels: Mapping[str, np.ndarray]
     predictions: Mapping[str, Mapping[str, np.ndarray]]
+    nearest: Mapping[str, np.ndarray]
     spacing_mm: Mapping[str, tuple[float, ...]]
     intensity_range: tuple[float, float] | None
 
@@ -77,6 +78,11 @@ class Results:
     reconstruction: Mapping[str, Any] | None
     evaluations: Mapping[str, Evaluation]
     comparisons: Sequence[Mapping[str, Any]]
+    pairs: Mapping[str, Any] | None
+    pair_curves: Mapping[str, Any] | None
+    audit: Mapping[str, Any] | None
+    copies: Preview | None
+    selection: Mapping[str, Any] | None
     previews: Mapping[str, Preview]
     settings: str | None
     timings: Mapping[str, float] | None
@@ -113,6 +119,11 @@ def read_results(folder: Path) -> Results:
             path.name: _evaluation(path) for path in _children(folder / "evaluation") if (path / "masks.json").is_file()
         },
         comparisons=(_optional_json(folder / "evaluation/comparison.json") or {}).get("comparisons", []),
+        pairs=_complete_json(folder / "pairs/pairs.json", "measures", "cohorts", "extractor"),
+        pair_curves=_complete_json(folder / "pairs/curves.json", "histograms", "noise_power"),
+        audit=_complete_json(folder / "audit/audit.json", "copies", "synthetic", "patients", "control", "detectors"),
+        copies=_preview(path) if (path := folder / "audit/copies.npz").is_file() else None,
+        selection=_complete_json(folder / "synthetic/selection.json", "drawn", "accepted", "rules", "rejected"),
         previews={name: _preview(path) for name in PREVIEWS if (path := folder / "previews" / f"{name}.npz").is_file()},
         settings=_settings(folder / "settings.yaml", summary),
         timings=timings,
@@ -132,6 +143,15 @@ def _optional_json(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
 
 
+def _complete_json(path: Path, *keys: str) -> Any:
+    """Read a file that may be absent, but not half there."""
+    found = _optional_json(path)
+    absent = [] if found is None else [key for key in keys if key not in found]
+    if absent:
+        raise InputError(f"{path} lacks {', '.join(absent)}; write it again")
+    return found
+
+
 def _settings(path: Path, summary: Mapping[str, Any]) -> str | None:
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -144,10 +164,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _evaluation(folder: Path) -> Evaluation:
-    summary = read_json(folder / "masks.json")
-    absent = [key for key in ("dice", "structures", "cases", "patients") if key not in summary]
-    if absent:
-        raise InputError(f"{folder / 'masks.json'} lacks {', '.join(absent)}; evaluate the masks again")
+    summary = _complete_json(folder / "masks.json", "dice", "structures", "cases", "patients")
     dice: dict[str, list[float]] = {}
     rows = folder / "masks.csv"
     if rows.is_file():
@@ -168,6 +185,7 @@ def _preview(path: Path) -> Preview:
                 images={name: arrays[f"{name}_image"] for name in names},
                 labels={name: arrays[f"{name}_labels"] for name in names},
                 predictions={p: {name: arrays[f"{name}_{p}"] for name in names} for p in protocols},
+                nearest={name: arrays[f"{name}_nearest"] for name in names if f"{name}_nearest" in arrays},
                 spacing_mm={name: tuple(row) for name, row in zip(names, arrays["spacing"].tolist(), strict=True)},
                 intensity_range=tuple(limits) if limits else None,
             )

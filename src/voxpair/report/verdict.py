@@ -7,53 +7,12 @@ called an improvement, a handful of patients decides nothing, and a single seed 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from voxpair.report.results import Evaluation
+from voxpair.report.words import Tone, Verdict, counted, number, points, protocol_name
 
 FEWEST_PATIENTS = 6  # below, even if all patients agree, a two-sided signed-rank test cannot reach p < 0.05
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """``tone`` colours the box; ``headline`` says the same in words."""
-
-    tone: Literal["better", "worse", "open"]
-    headline: str
-    sentences: Sequence[str]
-
-
-def protocol_name(name: str) -> str:
-    """Return a protocol's name as a reader expects it.
-
-    >>> protocol_name("medical_diffusion")
-    'Medical diffusion'
-    """
-    words = name.replace("_", " ").strip()
-    return words[:1].upper() + words[1:]
-
-
-def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
-    """Return a number with a true minus sign; a dash where there is none; never a negative zero.
-
-    >>> number(-0.0004), number(0.5, 1, sign=True), number(-2.0, 1), number(None)
-    ('0.000', '+0.5', '−2.0', '–')
-    """
-    if value is None:
-        return "–"
-    rounded = round(value, digits) + 0.0
-    return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", "−")
-
-
-def points(value: float | None, *, sign: bool = False) -> str:
-    """Return a Dice as points, hundredths of its range."""
-    return number(None if value is None else 100 * value, 1, sign=sign)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return "1 seed", "3 seeds"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def seeds_of(c: Mapping[str, Any]) -> str:
@@ -61,15 +20,6 @@ def seeds_of(c: Mapping[str, Any]) -> str:
     if c["seeds_a"] == c["seeds_b"]:
         return counted(c["seeds_a"], "seed")
     return f"{c['seeds_a']} and {counted(c['seeds_b'], 'seed')}"
-
-
-def p_value(value: float | None) -> str:
-    """Return a p value that never reads as zero.
-
-    >>> p_value(0.03712), p_value(2e-7), p_value(None)
-    ('0.0371', '< 0.0001', '–')
-    """
-    return "< 0.0001" if value is not None and value < 0.0001 else number(value, 4)
 
 
 def verdict(comparisons: Sequence[Mapping[str, Any]], evaluations: Mapping[str, Evaluation]) -> Verdict:
@@ -112,7 +62,7 @@ def _of_comparison(c: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) 
     return Verdict(tone, headline, sentences + _missed(evaluations))
 
 
-def _judge(c: Mapping[str, Any], a: str, b: str) -> tuple[str, str, str]:
+def _judge(c: Mapping[str, Any], a: str, b: str) -> tuple[Tone, str, str]:
     low, high = c["low"], c["high"]
     if low is None or high is None or c["patients"] < FEWEST_PATIENTS:
         return "open", "Too few patients to decide", "an interval over so few patients promises more than it holds"
