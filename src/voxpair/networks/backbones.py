@@ -169,6 +169,30 @@ def head_keys(settings: BackboneSettings, module: nn.Module) -> tuple[str, ...]:
     return tuple(key for key in module.state_dict() if key.startswith(_HEAD[settings.network]))
 
 
+def encoder_features(module: nn.Module, settings: BackboneSettings, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the encoder's two deepest feature maps, the finer first, each (B, channels, X', Y', Z').
+
+    On the way down these are the last two levels (unet2d: of each slice, put side by side along Z); in unetr, whose
+    tokens keep one size, the tokens after ten of the twelve blocks and after all of them.
+
+    Args:
+        module: built by :func:`build` with ``settings``.
+        image: (B, in_channels, X, Y, Z) of a size that the network can take.
+    """
+    if settings.network == "unet2d":
+        slices = image.movedim(-1, 1).flatten(0, 1)
+        maps = module.network.levels(slices)[-2:]
+        finer, deepest = (found.unflatten(0, (len(image), -1)).movedim(1, -1) for found in maps)
+    elif settings.network == "unet3d":
+        finer, deepest = module.levels(image)[-2:]
+    elif settings.network == "unetr":
+        last, hidden = module.vit(image)
+        finer, deepest = module.proj_feat(hidden[9]), module.proj_feat(last)  # what the decoder's first level is given
+    else:
+        finer, deepest = module.swinViT(image, module.normalize)[-2:]
+    return finer, deepest
+
+
 def load_encoder(module: nn.Module, settings: BackboneSettings, state: Mapping[str, Tensor]) -> LoadReport:
     """Copy the encoder's weights from ``state`` into ``module``; decoder and head stay as they are.
 
@@ -249,11 +273,15 @@ class _UNet(DynUNet):
         )
         del self.skip_layers
 
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """Return the encoder's feature maps, finest first."""
+        maps = [self.input_block(x)]
+        for down in (*self.downsamples, self.bottleneck):
+            maps.append(down(maps[-1]))
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
-        skips = [self.input_block(x)]
-        for down in self.downsamples:
-            skips.append(down(skips[-1]))
-        x = self.bottleneck(skips[-1])
+        *skips, x = self.levels(x)
         for up, skip in zip(self.upsamples, reversed(skips)):
             x = up(x, skip)
         return self.output_block(x)
