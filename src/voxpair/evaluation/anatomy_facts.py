@@ -6,14 +6,15 @@ In: a :class:`~voxpair.core.case.Case` with labels. Out: :class:`PlausibilityFac
 and B may decode to a third class C: the red dots of Ikuta et al. 2024 and Hu et al. 2024. Such voxels form dots and
 films of one or two voxels, far from any solid part of C. So a voxel counts as third-class when it belongs to C, has no
 *core* voxel of C (one whose six face neighbours are all C) within ``REACH`` voxels along each axis, and lies in a
-patch of such voxels that faces at least two other classes (background is one). The sharp edge of C where three true
-structures meet lies beside C's core and does not count; neither does a detached piece that is solid. Counting small
-detached pieces instead would miss most of it, because a film usually hangs together with its structure somewhere.
-The unit is the voxel and not the millimetre, because the width of a blurred border is a number of voxels; thick slices
-(an axis more than ``THICK`` times as coarse as the finest) are judged one by one. A structure that is truly one or two
-voxels thick on a coarse grid does count: read the rate beside the same rate of real cases.
+patch of such voxels that faces at least two other classes (background is one). The edge of C where three true
+structures meet lies beside C's core and does not count, down to an angle of about 60 degrees; neither does a detached
+piece that is solid. Counting small detached pieces instead would miss most of it, because a film usually hangs together
+with its structure somewhere. The unit is the voxel and not the millimetre, because the width of a blurred border is a
+number of voxels; thick slices (an axis more than ``THICK`` times as coarse as the finest) are judged one by one. A
+structure that is truly one or two voxels thick on a coarse grid does count: read the rate beside that of real cases.
 
     piece       voxels of one structure connected over faces, edges or corners
+    stray       outside the largest piece, in pieces that do not reach the border of the image: such may meet beyond it
     hole        background that one structure encloses: no path over faces leads out of it
     surface     faces between a structure and another class; faces on the border of the image are kept apart
     order       centroids in RAS millimetres, from the affine
@@ -46,7 +47,7 @@ class StructureFacts:
     Args:
         volume_ml: 0 where it is absent.
         pieces: connected parts.
-        stray_share: share of its volume outside the largest piece; None where it is absent.
+        stray_share: share of its volume in stray pieces; None where it is absent.
         holes_ml: background that it encloses.
         euler: pieces - tunnels + cavities (26-connected).
         centroid_mm: RAS; None where it is absent.
@@ -140,12 +141,22 @@ def _describe_structure(classes: np.ndarray, index: int, box: tuple[slice, ...],
     return StructureFacts(
         volume_ml=float(sizes.sum() * voxel_ml),
         pieces=int(pieces),
-        stray_share=float(1 - sizes.max() / sizes.sum()),
+        stray_share=_stray_voxels(parts, sizes, around, classes.shape) / int(sizes.sum()),
         holes_ml=float(_holes(mask, near == 0) * voxel_ml),
         euler=int(euler_number(mask, connectivity=3)),
         centroid_mm=(float(right), float(front), float(up)),
         third_class_voxels=_third_class(near, index, case.spacing_mm),
     )
+
+
+def _stray_voxels(parts: np.ndarray, sizes: np.ndarray, box: tuple[slice, ...], shape: tuple[int, ...]) -> int:
+    """Count the voxels of ``parts`` (numbered from 1, of these ``sizes``, in ``box`` of an image) in stray pieces."""
+    stray = np.ones(len(sizes) + 1, bool)
+    stray[[0, 1 + int(sizes.argmax())]] = False
+    for axis, (side, length) in enumerate(zip(box, shape)):
+        ends = [end for end, at_border in ((0, side.start == 0), (-1, side.stop >= length)) if at_border]
+        stray[np.take(parts, ends, axis)] = False
+    return int(sizes[stray[1:]].sum())
 
 
 def _contacts(classes: np.ndarray, spacing_mm: tuple[float, ...], count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ Takes :func:`describe` of each case (:mod:`voxpair.evaluation.anatomy_facts`), g
     mirrored            axis or all   share of cases with more than half of the learnt orders along an axis reversed
     presence            structure     share of cases that have it
     pieces, euler       structure     connected pieces; Euler number; of the cases that have it
-    stray_share         structure     share of its volume outside its largest piece
+    stray_share         structure     share of its volume in stray pieces, which hang together with nothing
     holes_ml            structure     background that it encloses
     volume_ml           structure     mean volume
     volume_ks           structure     largest gap of the two distributions of volumes (Kolmogorov-Smirnov)
@@ -118,7 +118,7 @@ def _volume_distributions(
 
 
 def _kolmogorov_smirnov(first: Sequence[float], second: Sequence[float]) -> float:
-    return float(ks_2samp(first, second).statistic)
+    return float(ks_2samp(first, second, method="asymp").statistic)
 
 
 def _or_nan(value: float | None) -> float:
