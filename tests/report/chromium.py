@@ -27,6 +27,7 @@ OPTIONS = (
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--remote-debugging-pipe", "--force-device-scale-factor=1",
 )  # fmt: skip
+_BOX = "const box = element.getBoundingClientRect(); return [box.x, box.y + scrollY, box.width, box.height];"
 
 
 class Chromium:
@@ -98,12 +99,12 @@ class Chromium:
         """Return the pixels (rows, columns, 3) of an element, or of the window."""
         options = {}
         if selector is not None:
+            # In view first: a picture of what lies outside would resize the window, and the 3D view be drawn again.
             x, y, width, height = self.evaluate(
-                "(box => [box.x + scrollX, box.y + scrollY, box.width, box.height])"
-                f"(document.querySelector({selector!r}).getBoundingClientRect())"
+                f"(element => {{ element.scrollIntoView({{behavior: 'instant'}}); {_BOX} }})"
+                f"(document.querySelector({selector!r}))"
             )
-            clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
-            options = {"clip": clip, "captureBeyondViewport": True}
+            options = {"clip": {"x": x, "y": y, "width": width, "height": height, "scale": 1}}
         content = base64.b64decode(self._call("Page.captureScreenshot", format="png", **options)["data"])
         if path is not None:
             path.write_bytes(content)

@@ -33,11 +33,10 @@ def blue(picture) -> float:
     return float((picture[..., 2] - picture[..., 0] > 12).mean())
 
 
-def test_the_page_in_light_and_dark_and_its_3d_view(program, run_folder, tmp_path):
-    page = write_report(run_folder)
-    with Chromium(program, tmp_path / "profile", size=(640, 480)) as browser:
+def test_the_page_in_light_and_dark_and_its_3d_view(program, drawn_page, tmp_path):
+    with Chromium(program, tmp_path / "profile", size=(480, 400)) as browser:
         for dark in (True, False):
-            browser.open(page.as_uri(), dark=dark)
+            browser.open(drawn_page.as_uri(), dark=dark)
             seen = browser.photograph()
             assert seen.std() > 20  # not blank
             assert np.median(seen) < 50 if dark else np.median(seen) > 200  # the reader's colour scheme
@@ -65,13 +64,13 @@ def test_the_page_in_light_and_dark_and_its_3d_view(program, run_folder, tmp_pat
         choose(browser, CASE, 3, "change")
         browser.wait(f"{PANEL}.dataset.shown === '3'")
         assert "Synthetic: s1" in browser.evaluate(f"{CANVAS}.getAttribute('aria-label')")
-        assert_silent(browser, page)
+        assert_silent(browser, drawn_page)
 
 
 def test_without_webgl_the_page_says_so_and_what_is_foreign_does_not_run(program, run_folder, undrawn, tmp_path):
     page = write_report(run_folder)
     foreign = (("script", "textContent", "window.ran = 1"), ("img", "src", "http://127.0.0.1:9/x.png"))
-    with Chromium(program, tmp_path / "profile", "--disable-3d-apis", size=(640, 480)) as browser:
+    with Chromium(program, tmp_path / "profile", "--disable-3d-apis", size=(480, 400)) as browser:
         browser.open(page.as_uri() + "#viewer")  # the section's address opens it
         browser.wait(f"{PANEL}.dataset.state === 'absent'")
         assert "no WebGL 2" in browser.evaluate(f"{STATUS}.textContent")

@@ -76,8 +76,8 @@ def test_the_page_loads_nothing_and_runs_only_what_its_policy_names(run_folder, 
     assert rules["script-src"] == " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
-def test_the_page_is_well_formed_and_every_picture_has_words(run_folder):
-    page = page_of(run_folder)
+def test_the_page_is_well_formed_and_every_picture_has_words(drawn_page):
+    page = Page(drawn_page.read_text(encoding="utf-8"))
     assert page.misnested == [] and page.open == []
     assert len(page.ids) == len(set(page.ids))
     assert all("alt" in image for image in page.images)
@@ -211,6 +211,11 @@ def test_what_cannot_be_read_is_named(run_folder, undrawn):
     with pytest.raises(InputError, match=r"cannot read the preview .*real\.npz"):
         write_report(run_folder)
     (run_folder / "previews/real.npz").unlink()
+    copies = (run_folder / "audit/copies.npz").read_bytes()
+    shutil.copy(run_folder / "previews/synthetic.npz", run_folder / "audit/copies.npz")  # without nearest images
+    with pytest.raises(InputError, match=r"copies\.npz: .*s1_nearest"):
+        write_report(run_folder)
+    (run_folder / "audit/copies.npz").write_bytes(copies)
     audit = (run_folder / "audit/audit.json").read_text()
     (run_folder / "audit/audit.json").write_text('{"copies": []}')
     with pytest.raises(InputError, match=r"audit\.json lacks synthetic, patients, control, detectors"):

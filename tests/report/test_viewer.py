@@ -70,6 +70,11 @@ def test_few_of_each_kind_are_shown_so_that_the_page_stays_small():
     assert len(small.volumes) == count
 
 
+def test_classes_that_the_label_table_does_not_name_are_white():
+    found = viewer({"real": preview((2, 2, 2))}, [], None)
+    assert found.structures == [{"name": "class 1", "colour": "#ffffff"}]
+
+
 def test_no_volume_no_view():
     assert viewer({}, [], None) is None
     assert viewer({"predictions": preview((2, 2, 2))}, [], None) is None

@@ -122,7 +122,7 @@ def read_results(folder: Path) -> Results:
         pairs=_complete_json(folder / "pairs/pairs.json", "measures", "cohorts", "extractor"),
         pair_curves=_complete_json(folder / "pairs/curves.json", "histograms", "noise_power"),
         audit=_complete_json(folder / "audit/audit.json", "copies", "synthetic", "patients", "control", "detectors"),
-        copies=_preview(path) if (path := folder / "audit/copies.npz").is_file() else None,
+        copies=_preview(path, nearest=True) if (path := folder / "audit/copies.npz").is_file() else None,
         selection=_complete_json(folder / "synthetic/selection.json", "drawn", "accepted", "rules", "rejected"),
         previews={name: _preview(path) for name in PREVIEWS if (path := folder / "previews" / f"{name}.npz").is_file()},
         settings=_settings(folder / "settings.yaml", summary),
@@ -175,7 +175,7 @@ def _evaluation(folder: Path) -> Evaluation:
     return Evaluation(summary, dice, seeds=1 + len(list(folder.glob("*/masks.json"))))
 
 
-def _preview(path: Path) -> Preview:
+def _preview(path: Path, *, nearest: bool = False) -> Preview:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names = [str(name) for name in arrays["names"]]
@@ -185,7 +185,7 @@ def _preview(path: Path) -> Preview:
                 images={name: arrays[f"{name}_image"] for name in names},
                 labels={name: arrays[f"{name}_labels"] for name in names},
                 predictions={p: {name: arrays[f"{name}_{p}"] for name in names} for p in protocols},
-                nearest={name: arrays[f"{name}_nearest"] for name in names if f"{name}_nearest" in arrays},
+                nearest={name: arrays[f"{name}_nearest"] for name in names} if nearest else {},
                 spacing_mm={name: tuple(row) for name, row in zip(names, arrays["spacing"].tolist(), strict=True)},
                 intensity_range=tuple(limits) if limits else None,
             )

@@ -42,6 +42,7 @@ class Viewer:
     script: str
     licences: str
     policy: str
+    longest_side: int = LONGEST_SIDE
 
 
 def viewer(
@@ -61,11 +62,12 @@ def viewer(
     ]
     if not volumes:
         return None
+    shown = [preview for kind, preview in previews.items() if kind in SHOWN]
     packed, library = _library()
     source = (_FOLDER / "viewer.js").read_text(encoding="utf-8")
     return Viewer(
         volumes=volumes,
-        structures=[{"name": s.name, "colour": s.colour} for s in structures],
+        structures=_named(structures, max(int(preview.labels[n].max()) for preview in shown for n in preview.labels)),
         library=packed,
         script=source,
         licences=(_FOLDER / "LICENSES.txt").read_text(encoding="utf-8"),
@@ -83,6 +85,12 @@ def policy(*scripts: bytes) -> str:
     allowed = [f"script-src {' '.join(digests)}"] if digests else []
     rules = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", *allowed]
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
+
+
+def _named(structures: Sequence[Structure], highest: int) -> list[dict[str, str]]:
+    """Return name and colour of class 1, 2, ... to ``highest``, white where the label table has none."""
+    known = [{"name": s.name, "colour": s.colour} for s in structures]
+    return known + [{"name": f"class {i}", "colour": "#ffffff"} for i in range(len(known) + 1, highest + 1)]
 
 
 @cache
