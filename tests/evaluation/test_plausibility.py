@@ -65,9 +65,9 @@ def test_dots_between_two_structures_are_third_class():
     for dot in dots:
         labels[dot] = 3
     found = describe(case(labels))
-    assert clean.third_class_rate == 0.0
+    assert clean.third_class_rate() == 0.0
     assert found.structures["C"].third_class_voxels == len(dots)
-    assert found.third_class_rate == len(dots) / found.boundary_voxels
+    assert found.third_class_rate() == len(dots) / found.boundary_voxels
 
 
 def test_a_film_counts_though_it_hangs_together_with_its_structure():
@@ -87,7 +87,7 @@ def test_a_true_junction_of_three_structures_is_not(degrees):
     angle = np.degrees(np.arctan2(y, x))
     flat = np.where(np.abs(angle - 17) < degrees / 2, 3, np.where(y - np.tan(np.radians(17)) * x > 0, 1, 2))
     labels = np.repeat(flat[:, :, None], 12, axis=2)
-    assert describe(case(labels)).third_class_rate == 0.0
+    assert describe(case(labels)).third_class_rate() == 0.0
 
 
 def test_neither_a_speck_within_one_structure_nor_a_solid_piece_is_third_class():
@@ -95,7 +95,7 @@ def test_neither_a_speck_within_one_structure_nor_a_solid_piece_is_third_class()
     labels[5, 15, 15] = 3
     labels[9:14, 9:14, 9:14] = 3
     found = describe(case(labels))
-    assert found.third_class_rate == 0.0
+    assert found.third_class_rate() == 0.0
     assert found.structures["C"].pieces == 3
 
 
@@ -103,8 +103,8 @@ def test_thick_slices_are_judged_one_by_one():
     labels = np.ones((20, 20, 3))
     labels[10:] = 2
     labels[4:16, 4:16, 1] = 3  # solid within its slice, absent from both neighbours
-    assert describe(case(labels, (1, 1, 5))).third_class_rate == 0.0
-    assert describe(case(labels, (1, 1, 1))).third_class_rate > 0.1
+    assert describe(case(labels, (1, 1, 5))).third_class_rate() == 0.0
+    assert describe(case(labels, (1, 1, 1))).third_class_rate() > 0.1
     labels[4:16, 4:16, 1] = 1
     labels[10:16, 4:16, 1] = 2
     labels[10, 10, 1] = 3
@@ -123,7 +123,7 @@ def test_a_colour_code_makes_third_class_voxels_and_one_hot_does_not():
         return ((image[..., None, :] - codes) ** 2).sum(axis=-1).argmin(axis=-1)
 
     real, colour, softmax = (
-        describe(changed(heart, labels)).third_class_rate
+        describe(changed(heart, labels)).third_class_rate()
         for labels in (heart.labels, blurred_and_decoded(colours), blurred_and_decoded(one_hot))
     )
     assert real < 0.02 and softmax <= real
@@ -188,7 +188,7 @@ def test_turning_the_array_and_its_affine_changes_nothing(hearts):
 
 def test_an_empty_map_and_a_missing_one(hearts):
     empty = describe(changed(hearts[0], np.zeros_like(hearts[0].labels)))
-    assert empty.third_class_rate is None and not empty.present("LV")
+    assert empty.third_class_rate() is None and not empty.present("LV")
     assert {rule.judge(empty).state for rule in RULES["cardiac8"]} == {"not judged"}
     assert all(np.isfinite(cell) for cell in empty.row().values() if cell != "")
     with pytest.raises(InputError, match=r"heart_0000 has no labels, so its anatomy cannot be judged"):
@@ -320,6 +320,7 @@ def test_defects_show_beside_the_floor(hearts, facts):
     assert (leaking.value, leaking.floor) == (0.5, 0.0)
     touching = found["rule_broken", "LAA touches LA", None]
     assert touching.value == 0.0 and "2 synthetic" in touching.note  # an absent appendage cannot touch
+    assert found["third_class_rate", "LA", None].floor == 0.0
     assert (found["presence", "LAA", None].value, found["presence", "LAA", None].floor) == (0.5, 1.0)
     assert found["volume_ml", "LAA", None].value < found["volume_ml", "LAA", None].floor
     assert found["rules_not_judged", None, None].value == 0.5
@@ -366,7 +367,7 @@ def real_maps(folder, pattern, table, count):
 )
 def test_real_label_maps_are_plausible(shared_data, folder, pattern, table, count):
     real = real_maps(shared_data / folder, pattern, table, count)
-    assert np.median([found.third_class_rate for found in real]) < 0.001
+    assert np.median([found.third_class_rate() for found in real]) < 0.001
     states = [rule.judge(found).state for found in real for rule in known_rules(table)]
     assert states.count("broken") <= 0.05 * len(states)
     orders = learn_orders(real)

@@ -84,12 +84,12 @@ class PlausibilityFacts:
     border_mm2: np.ndarray
     boundary_voxels: int
 
-    @property
-    def third_class_rate(self) -> float | None:
-        """Third-class voxels as a share of all boundary voxels; None where there is no boundary."""
+    def third_class_rate(self, name: str | None = None) -> float | None:
+        """Return the third-class voxels, of one structure or all, as a share of the boundary; None without any."""
         if not self.boundary_voxels:
             return None
-        return sum(found.third_class_voxels for found in self.structures.values()) / self.boundary_voxels
+        counted = [self.structures[name]] if name else self.structures.values()
+        return sum(found.third_class_voxels for found in counted) / self.boundary_voxels
 
     def present(self, name: str) -> bool:
         return self.structures[name].pieces > 0
@@ -100,7 +100,7 @@ class PlausibilityFacts:
 
     def row(self) -> dict[str, float | int | str]:
         """Return a line of a table; what is undefined is an empty cell."""
-        cells: dict[str, float | int | None] = {"third_class_rate": self.third_class_rate}
+        cells: dict[str, float | int | None] = {"third_class_rate": self.third_class_rate()}
         for name, found in self.structures.items():
             cells[f"{name}_ml"] = found.volume_ml
             cells[f"{name}_pieces"] = found.pieces

@@ -3,7 +3,7 @@
 Takes :func:`describe` of each case (:mod:`voxpair.evaluation.anatomy_facts`), gives measures.
 
     name                about         meaning
-    third_class_rate    case          voxels that a blurred border decoded to a third class, of all boundary voxels
+    third_class_rate    case, struct. voxels that a blurred border decoded to a third class, of all boundary voxels
     rules_broken        case          anatomical rules broken, of those that could be judged
     rules_not_judged    case          rules whose answer the border of the image hides, or whose structure is absent
     rule_broken         rule          share of the cases judged that break it; ``structure`` is the rule in words
@@ -82,7 +82,7 @@ def _numbers(facts: PlausibilityFacts, rules: Sequence[Rule], orders: Sequence[O
     wrong, seen = np.sum(list(reversed_shares(facts, orders).values()), axis=0)
     mirrored = mirrored_axes(facts, orders)
     numbers: dict[About, float | None] = {
-        ("third_class_rate", None, None): facts.third_class_rate,
+        ("third_class_rate", None, None): facts.third_class_rate(),
         ("rules_broken", None, None): sum(judged) / len(judged) if judged else None,
         ("rules_not_judged", None, None): len(rules) - len(judged),
         ("order_reversed", None, None): wrong / seen if seen else None,
@@ -94,6 +94,7 @@ def _numbers(facts: PlausibilityFacts, rules: Sequence[Rule], orders: Sequence[O
             numbers["mirrored", None, _VIEWS[axis]] = axis in mirrored
     for name, found in facts.structures.items():
         there = found.pieces > 0
+        numbers["third_class_rate", name, None] = facts.third_class_rate(name)
         numbers["presence", name, None] = there
         numbers["pieces", name, None] = found.pieces if there else None
         numbers["euler", name, None] = found.euler if there else None
