@@ -14,10 +14,8 @@ Out: a :class:`Judgement` per case. :mod:`voxpair.evaluation.quest` draws until 
     agreement   a segmenter that has learnt from real cases alone disagrees with the labels (mean Dice over structures)
     copy        it is more like a training case than held-out real cases are
 
-A range runs from the smallest to the largest number of N real cases, outliers too, since a rare state such as a scan
-without contrast is a state. It is widened on both sides by a fixed slack and by ``margin * (1 + FEW / N)`` times its
-width, because few cases show little of a range. Rules that real cases do not obey themselves are not used and are named
-in ``Selector.left_out``.
+Ranges are those of :mod:`voxpair.evaluation.ranges`. Rules that real cases do not obey themselves are not used and are
+named in ``Selector.left_out``.
 """
 
 from __future__ import annotations
@@ -44,6 +42,7 @@ from voxpair.evaluation.anatomy_rules import (
     reversed_shares,
     rules_for,
 )
+from voxpair.evaluation.ranges import KINDS, Range
 
 RuleName = Literal["volume", "topology", "situs", "intensity", "agreement", "copy"]
 Reason = tuple[RuleName, str]
@@ -51,7 +50,6 @@ Key = tuple[str, str]
 """Structure and kind of a number."""
 WHOLE = "the whole anatomy"
 RULE_NAMES: tuple[RuleName, ...] = get_args(RuleName)
-FEW = 16
 _WAYS = {"right": "from left to right", "front": "from back to front", "up": "from below to above"}
 
 
@@ -60,7 +58,7 @@ class SelectionSettings(Settings):
 
     Attributes:
         rules: names of the rules that are applied; the module says what each does.
-        margin: widens the ranges of real cases; the module says how.
+        margin: widens the ranges of real cases, see :mod:`voxpair.evaluation.ranges`.
         agreement_margin: how far below the real cases' 5th percentile the mean Dice of rule "agreement" may lie.
     """
 
@@ -95,71 +93,6 @@ class Judgement:
     @property
     def accepted(self) -> bool:
         return not self.reasons
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of number that has a range: the rule it belongs to, how its range is learnt, and how it is said.
-
-    ``slack`` widens the range in any case; it is a share of the value if ``logarithmic``. Of an ``at_most`` number,
-    little is never wrong.
-    """
-
-    rule: RuleName
-    says: str
-    shown: str
-    slack: float
-    logarithmic: bool = False
-    at_most: bool = False
-
-
-_KINDS: Mapping[str, Kind] = {
-    "ml": Kind("volume", "{name} has {value}", "{:.1f} mL", 0.1, logarithmic=True),
-    "stray_share": Kind("topology", "{name} has {value} of its volume in stray pieces", "{:.1%}", 0.02, at_most=True),
-    "holes_ml": Kind("topology", "{name} encloses {value} of background", "{:.2f} mL", 0.1, at_most=True),
-    "third_class_rate": Kind(
-        "topology", "{name} takes {value} of the boundary as a third class", "{:.1%}", 0.005, at_most=True
-    ),
-    "hu": Kind("intensity", "{name} has a median of {value}", "{:.0f} HU", 10.0),
-    "level": Kind("intensity", "{name} has a median level of {value}", "{:.2f}", 0.05),
-}
-
-
-@dataclass(frozen=True)
-class Range:
-    """What is accepted of one number (``low`` to ``high``), and what real cases show."""
-
-    kind: Kind
-    low: float
-    high: float
-    real_low: float
-    real_high: float
-
-    @classmethod
-    def learn(cls, kind: Kind, values: Sequence[float], margin: float) -> Range:
-        """Return the range of the module's last paragraph.
-
-        >>> found = Range.learn(_KINDS["holes_ml"], [0.0, 1.0] * 8, margin=0.25)
-        >>> found.low, found.high, found.real_high
-        (0.0, 1.6, 1.0)
-        """
-        found = np.log(values) if kind.logarithmic else np.asarray(values, float)
-        low, high = found.min(), found.max()
-        wider = margin * (1 + FEW / len(found)) * (high - low) + kind.slack
-        ends = np.array([low - wider, high + wider])
-        low, high = np.exp(ends) if kind.logarithmic else ends
-        return cls(kind, 0.0 if kind.at_most else float(low), float(high), float(min(values)), float(max(values)))
-
-    def reason(self, name: str, value: float) -> str:
-        """Return in a sentence that ``value`` of the structure ``name`` is out of range."""
-        show = self.kind.shown.format
-        said = self.kind.says.format(name=name, value=show(value))
-        if self.kind.at_most:
-            return f"{said}; at most {show(self.high)} is accepted (real cases have up to {show(self.real_high)})"
-        accepted, real = (
-            f"{show(a)} to {show(b)}" for a, b in ((self.low, self.high), (self.real_low, self.real_high))
-        )
-        return f"{said}; accepted is {accepted} (real cases have {real})"
 
 
 @dataclass(frozen=True)
@@ -352,7 +285,7 @@ def _learn_ranges(numbers: Sequence[Mapping[Key, float]], margin: float) -> dict
     keys = dict.fromkeys(key for found in numbers for key in found)
     values = {key: [found[key] for found in numbers if key in found] for key in keys}
     return {
-        key: Range.learn(_KINDS[key[1]], seen, margin) for key, seen in values.items() if len(seen) >= FEWEST_TO_LEARN
+        key: Range.learn(KINDS[key[1]], seen, margin) for key, seen in values.items() if len(seen) >= FEWEST_TO_LEARN
     }
 
 
