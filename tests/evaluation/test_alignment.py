@@ -167,14 +167,13 @@ def test_what_cannot_be_compared_is_refused():
 
 def test_phantom_hearts_are_aligned_until_their_labels_move():
     settings = PhantomSettings(grid=(72, 72, 60), contrast={"arterial": 1.0}, lead=0, wires=0)
-    hearts = list(heart_cases(settings, 2, seed=8))
+    (heart,) = heart_cases(settings, 1, seed=8)
+    exact = describe(heart, None).structures["LV"]
+    assert exact.edge_share > 0.8 and exact.edge_ratio > 1.5
     for axis in range(3):
-        for heart in hearts:
-            exact = describe(heart, None).structures["LV"]
-            shifted = describe(moved(heart, axis), None).structures["LV"]
-            assert exact.edge_share > 0.8 and exact.edge_ratio > 1.5
-            assert shifted.edge_ratio < exact.edge_ratio
-            assert shifted.edge_spread_mm > exact.edge_spread_mm
+        shifted = describe(moved(heart, axis), None).structures["LV"]
+        assert shifted.edge_ratio < exact.edge_ratio
+        assert shifted.edge_spread_mm > exact.edge_spread_mm
 
 
 def test_real_hippocampi_have_edges_on_their_labels(shared_data):

@@ -54,12 +54,15 @@ def test_slopes_follow_the_derivative_of_the_blur():
     assert edges.slope_beside.mean() == pytest.approx(beside, rel=0.1)
 
 
-@pytest.mark.parametrize("away_mm", [-1.0, 1.0])
-def test_labels_one_voxel_too_wide_or_narrow_move_the_offset_by_one_voxel(away_mm):
-    mask, distance = ball(14.0, ISOTROPIC)
-    exact = find_edges(step(distance, 14.0, 0.8), mask, ISOTROPIC)
-    moved = find_edges(step(distance, 14.0, 0.8), distance <= 14.0 + away_mm, ISOTROPIC)
-    assert np.mean(moved.offset_mm) - np.mean(exact.offset_mm) == pytest.approx(-away_mm, abs=0.1)
+@pytest.mark.parametrize("voxel_mm", [0.6, 1.0, 2.0])
+@pytest.mark.parametrize("away", [-1.0, 1.0])
+def test_labels_one_voxel_too_wide_or_narrow_move_the_offset_by_one_voxel(away, voxel_mm):
+    spacing, radius = (voxel_mm,) * 3, 14 * voxel_mm
+    mask, distance = ball(radius, spacing)
+    image = step(distance, radius, 0.8 * voxel_mm)
+    exact = find_edges(image, mask, spacing)
+    moved = find_edges(image, distance <= radius + away * voxel_mm, spacing)
+    assert np.mean(moved.offset_mm) - np.mean(exact.offset_mm) == pytest.approx(-away * voxel_mm, abs=0.1 * voxel_mm)
 
 
 def test_width_and_offset_do_not_depend_on_the_intensity_scale():
@@ -76,6 +79,12 @@ def test_white_noise_has_hardly_an_edge_and_a_flat_image_none():
     flat = find_edges(np.full(mask.shape, 0.1, np.float32), mask, ISOTROPIC)
     assert len(flat.found) and not flat.found.any()
     assert np.isfinite(flat.width_mm).all() and not flat.slope_on.any()
+
+
+def test_a_thin_bright_wall_is_not_one_edge():
+    mask, distance = ball(14.0, ISOTROPIC)
+    wall = step(distance, 15.0, 0.5) - step(distance, 13.0, 0.5) + step(distance, 14.0, 0.5, contrast=20.0)
+    assert find_edges(wall, mask, ISOTROPIC).found.mean() < 0.05
 
 
 def test_surface_that_the_image_cuts_is_left_out():

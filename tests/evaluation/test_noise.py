@@ -92,6 +92,13 @@ def test_an_image_without_noise_has_exactly_none(level):
     assert found.sd == 0.0 and not found.power.any() and found.mean_frequency_per_mm is None
 
 
+def test_the_border_of_the_image_is_no_border_of_the_structure():
+    image = np.random.default_rng(7).normal(size=(9, 9, 3))
+    assert find_noise(image, np.ones(image.shape, bool), (1, 1, 1)) is not None
+    framed = np.pad(image, 1)
+    assert find_noise(framed, np.pad(np.ones(image.shape, bool), 1), (1, 1, 1)) is None  # 7 x 7 x 1 are left
+
+
 def test_too_small_a_structure_has_no_noise_to_judge():
     image = np.random.default_rng(6).normal(size=(20, 20, 20))
     for size in (0, 1, 3, 5):

@@ -11,7 +11,6 @@ from voxpair.cohorts import volumes
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
 from voxpair.core.labels import HIPPOCAMPUS, LabelTable
-from voxpair.evaluation import texture
 from voxpair.evaluation.texture import Tissue, compare, curves, describe, intensity_distance
 from voxpair.phantom.heart_cohort import PhantomSettings, heart_cases
 
@@ -182,6 +181,15 @@ def test_a_structure_that_no_case_has_is_no_number_and_no_curve(real):
     assert set(curves(made, real)["histograms"]) == set(curves(made, real)["noise_power"]) == {"shell"}
 
 
+def test_a_structure_that_few_cases_have_does_not_speak_for_all(real):
+    none = np.where(LABELS > 0, 1, 0).astype(np.uint8)
+    noisy_core = cohort(2, 0, noise_hu=80.0)
+    shell_only = cohort(6, 2, labels=none)
+    mixed = [dataclasses.replace(f, tissues={**f.tissues, "shell": real[0].tissues["shell"]}) for f in noisy_core]
+    found = by_name(compare([*mixed, *shell_only], real))
+    assert found["noise_ratio", None].value == pytest.approx(found["noise_ratio", "shell"].value, rel=0.02)
+
+
 def test_cohorts_on_other_grids_say_so(real):
     found = by_name(compare(cohort(8, 0, spacing_mm=(1.5, 1.5, 1.5)), real))
     assert found["edge_width", None].note == (
@@ -237,7 +245,3 @@ def test_real_hippocampi_smoothed_are_recognised(shared_data):
         assert found["noise_power_distance", structure].value > found["noise_power_distance", structure].floor_high
         assert found["noise_frequency", structure].value < found["noise_frequency", structure].floor
         assert found["edge_width", structure].value > found["edge_width", structure].floor
-
-
-def test_every_attribute_that_compare_reads_exists():
-    assert {"levels", "noise", "edge_width_mm"} == {field.name for field in dataclasses.fields(texture.Tissue)}

@@ -12,8 +12,9 @@
     edge_width             median 10-90 % width in mm of the edges along the label's surface                  as floor
 
 Noise is defined in ``noise``, edges in ``edges``; across thick slices the slice is the width, so edges are measured
-within them. A measure without a structure is the mean over structures. Given scans and their reconstructions instead
-of real and synthetic cases, the same numbers say what an autoencoder loses. What a voxel can show depends on its size:
+within them. A measure without a structure is the mean over structures (of the distances, over those that at least half
+of the cases have: one small appendage must not speak for a cohort). Given scans and their reconstructions instead of
+real and synthetic cases, the same numbers say what an autoencoder loses. What a voxel can show depends on its size:
 compare cohorts of one spacing; where they differ, the notes say so.
 
 Intensities are HU for CT. MRI has no unit: each image is scaled to median 0 and interquartile range 1 of its
@@ -220,11 +221,12 @@ def _mean(facts: TextureFacts, structures: Sequence[str], attribute: str) -> flo
 def _over_structures(
     distance: Callable[[Sequence[Tissue], Sequence[Tissue]], float], structures: Sequence[str], attribute: str
 ) -> Callable[[Sequence[TextureFacts], Sequence[TextureFacts]], float]:
-    """Return the mean of ``distance`` over the structures that are known on both sides."""
+    """Return the mean of ``distance`` over the structures that at least half of the cases have, on both sides."""
 
     def mean(first: Sequence[TextureFacts], second: Sequence[TextureFacts]) -> float:
         pairs = [[_present(side, name, attribute) for side in (first, second)] for name in structures]
-        found = np.array([distance(*pair) for pair in pairs if all(pair)])
+        common = [(a, b) for a, b in pairs if 2 * len(a) >= len(first) and 2 * len(b) >= len(second)]
+        found = np.array([distance(*pair) for pair in common])
         found = found[np.isfinite(found)]
         return float(found.mean()) if found.size else np.nan
 
