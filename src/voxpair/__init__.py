@@ -24,6 +24,7 @@ _EXPORTS = {
     "check": "stages",
     "demo": "pipeline",
     "evaluate_masks": "stages",
+    "evaluate_pairs": "stages",
     "fit": "stages",
     "import_scans": "stages",
     "make_phantoms": "stages",

@@ -3,7 +3,7 @@
     cohorts        make_phantoms, import_scans, check, split
     generators     fit, sample
     segmentation   pretrain, segment_fit, segment_predict
-    results        evaluate_masks, write_report
+    results        evaluate_masks, evaluate_pairs, write_report
     claims         how a stage owns its folder, resumes, and refuses what another call left there
 
 torch is imported inside the stages that compute with it, so that the others start at once.
@@ -12,7 +12,7 @@ torch is imported inside the stages that compute with it, so that the others sta
 from voxpair.stages.claims import Session, resolve_device
 from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, split
 from voxpair.stages.generators import fit, sample
-from voxpair.stages.results import evaluate_masks, write_report
+from voxpair.stages.results import evaluate_masks, evaluate_pairs, write_report
 from voxpair.stages.segmentation import pretrain, segment_fit, segment_predict
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Session",
     "check",
     "evaluate_masks",
+    "evaluate_pairs",
     "fit",
     "import_scans",
     "make_phantoms",

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxpair.cohorts.cohort import Cohort
+from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder
-from voxpair.stages.claims import Session, opened
+from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
 
 if TYPE_CHECKING:
     from voxpair.evaluation.agreement import Summary
+    from voxpair.segmentation.segmenter import Segmenter
 
 
 def evaluate_masks(
@@ -29,6 +31,64 @@ def evaluate_masks(
         reference = replace(reference, records=tuple(r for r in reference.records if r.split in wanted))
     make_folder(output)
     return evaluate(predicted, reference, output, tolerance_mm=tolerance_mm, progress=session.progress)
+
+
+def evaluate_pairs(
+    synthetic: Path | Cohort,
+    real: Path | Cohort,
+    output: Path,
+    session: Session,
+    *,
+    segmenter: Path,
+    network: tuple[str, Path] | None = None,
+) -> Path:
+    """Measure synthetic pairs against real ones: ``pairs.json``, ``pairs.csv`` and ``curves.json`` in ``output``.
+
+    Args:
+        segmenter: run folder of a segmenter fitted on real cases alone: it says whether image and labels agree, and
+            fidelity is measured with its encoder.
+        network: a feature network of others in its place: its name and the file of its weights.
+
+    Raises:
+        InputError: the segmenter has seen synthetic cases; the file does not hold that network.
+    """
+    from voxpair.evaluation.pairs import Judges
+    from voxpair.evaluation.pairs import evaluate_pairs as evaluate
+    from voxpair.evaluation.perceptual import read_network
+    from voxpair.segmentation.features import EncoderFeatures
+
+    made, there = opened(synthetic), opened(real)
+    model = real_only_segmenter(segmenter, session)
+    others = read_network(*network, device=resolve_device(session.device)) if network else None
+    judges = Judges(EncoderFeatures(model, segmenter.name), model.predict, others)
+    inputs = {
+        "synthetic": made.digest(),
+        "real": there.digest(),
+        "segmenter": model.digest,
+        "network": others.digest if others else "",
+    }
+    run = claim(output, "pairs", None, session, inputs)
+    if not finished(run.path):
+        evaluate(made, there, run.path, judges=judges, seed=session.seed, progress=session.progress)
+        finish(run.path)
+    return run.path
+
+
+def real_only_segmenter(run: Path, session: Session) -> Segmenter:
+    """Load a segmenter that may judge synthetic cases, since it has never seen one.
+
+    Raises:
+        InputError: it was fitted on synthetic pairs, or its encoder was pretrained.
+    """
+    from voxpair.segmentation.segmenter import Segmenter
+
+    inputs = stage_facts(run, "segmenter")["inputs"]
+    if len(inputs["cohorts"]) > 1 or inputs["encoder"]:
+        raise InputError(
+            f"the segmenter in {run} has seen synthetic cases, or an encoder that may have; judges of synthetic cases "
+            "are fitted on real cases alone: voxpair segment fit COHORT -o JUDGE"
+        )
+    return Segmenter.load(run / "model", device=resolve_device(session.device))
 
 
 def write_report(run: Path) -> Path:
