@@ -28,13 +28,18 @@ LONGEST_AXIS = 160
 def write_pairs(path: Path, cohort: Cohort, count: int = 4) -> None:
     """Write ``count`` cases, evenly spaced over the cohort."""
     names = [cohort.names[i] for i in np.unique(np.linspace(0, len(cohort) - 1, count).round().astype(int))]
-    _write(path, [cohort.read(name) for name in names], cohort, {})
+    write_cases(path, [cohort.read(name) for name in names], cohort.modality)
+
+
+def write_cases(path: Path, cases: Sequence[Case], modality: str) -> None:
+    """Write these annotated cases, all of them."""
+    _write(path, cases, modality, {})
 
 
 def write_predictions(path: Path, reference: Cohort, predictions: Mapping[str, Cohort], names: Sequence[str]) -> None:
     """Write the named cases with their true labels and what each protocol predicted."""
     cases = [reference.read(name) for name in names]
-    _write(path, cases, reference, {p: [made.read(name) for name in names] for p, made in predictions.items()})
+    _write(path, cases, reference.modality, {p: [made.read(n) for n in names] for p, made in predictions.items()})
 
 
 def describe(cohort: Cohort) -> dict[str, Any]:
@@ -66,17 +71,17 @@ def _range(rows: np.ndarray, unit: str) -> str:
     return f"{' × '.join(ends)} {unit}"
 
 
-def _write(path: Path, cases: Sequence[Case], cohort: Cohort, predictions: Mapping[str, Sequence[Case]]) -> None:
+def _write(path: Path, cases: Sequence[Case], modality: str, predictions: Mapping[str, Sequence[Case]]) -> None:
     arrays: dict[str, np.ndarray] = {"names": np.array([case.name for case in cases])}
     for case in cases:
-        arrays[f"{case.name}_image"] = _thin(_to_unit(_ras(case, case.image), cohort.modality))
-        arrays[f"{case.name}_labels"] = _thin(cohort.label_table.to_classes(_ras(case, case.labels)))
+        arrays[f"{case.name}_image"] = _thin(_to_unit(_ras(case, case.image), modality))
+        arrays[f"{case.name}_labels"] = _thin(case.label_table.to_classes(_ras(case, case.labels)))
     for protocol, predicted in predictions.items():
         for case in predicted:
-            arrays[f"{case.name}_{protocol}"] = _thin(cohort.label_table.to_classes(_ras(case, case.labels)))
+            arrays[f"{case.name}_{protocol}"] = _thin(case.label_table.to_classes(_ras(case, case.labels)))
     if predictions:
         arrays["protocols"] = np.array(list(predictions))
-    if cohort.modality == "CT":
+    if modality == "CT":
         arrays["intensity_range"] = np.array(WINDOW_HU)
     arrays["spacing"] = np.array([_thinned_spacing_mm(case) for case in cases])
     make_folder(path.parent)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.errors import InputError
-from voxpair.core.run import RunFolder, versions
+from voxpair.core.run import RunFolder, read_json, versions
 from voxpair.core.settings import Settings
 from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
 from voxpair.stages.segmentation import segment_predict
+from voxpair.stages.selection import Selection, add_accepted
 
 
 def fit(
@@ -49,14 +51,31 @@ def fit(
 
 
 def sample(
-    run: Path, output: Path, count: int, session: Session, *, condition: Mapping[str, Any] | None = None
+    run: Path,
+    output: Path,
+    count: int,
+    session: Session,
+    *,
+    condition: Mapping[str, Any] | None = None,
+    selection: Selection | None = None,
 ) -> Cohort:
-    """Draw ``count`` synthetic pairs from a fitted generator; a larger count later adds to what is there."""
+    """Draw ``count`` synthetic pairs from a fitted generator; a larger count later adds to what is there.
+
+    Args:
+        selection: by what rules a pair is kept; None keeps all. The rejected are drawn again under the next number,
+            and listed with their reasons in ``selection.json``.
+
+    Raises:
+        RunError: so few pairs are accepted that ``count`` is out of reach; those accepted are kept.
+    """
     from voxpair.generators import generator_class
 
     facts = stage_facts(run, "generator")
     model = generator_class(facts["inputs"]["generator"]).load(run / "model", device=resolve_device(session.device))
-    folder = claim(output, "sample", None, session, {"weights": model.digest, "condition": dict(condition or {})}).path
+    inputs = {"weights": model.digest, "condition": dict(condition or {})}
+    if selection is not None:
+        inputs["selection"] = selection.describe()
+    folder = claim(output, "sample", None, session, inputs).path
     if finished(folder):
         cohort = Cohort.open(folder)
         if len(cohort) >= count:
@@ -65,9 +84,13 @@ def sample(
     else:
         writer = CohortWriter(folder, model.label_table, model.modality)
     session.progress.start("synthetic pairs", count, len(writer))
-    for case in model.sample(count, seed=session.seed, condition=condition, first=len(writer)):
-        writer.add(case)
-        session.progress.advance()
+    draw = partial(model.sample, seed=session.seed, condition=condition)
+    if selection is None:
+        for case in draw(count, first=len(writer)):
+            writer.add(case)
+            session.progress.advance()
+    else:
+        add_accepted(writer, lambda index: next(draw(index + 1, first=index)), count, selection, session)
     manifest = {
         "generator": facts["inputs"]["generator"],
         "weights_sha256": model.digest,
@@ -76,6 +99,8 @@ def sample(
         "training_patients": model.training_patients,
         "versions": versions(),
     }
+    if selection is not None:
+        manifest["selection"] = read_json(folder / "selection.json")
     return writer.finish(manifest=manifest)
 
 

@@ -1,0 +1,114 @@
+"""Keep the synthetic pairs that stated rules accept, and say why the others were rejected.
+
+    OUT/judgements.jsonl    a line per draw: what was measured, and the reasons against it; a quest resumes from it
+    OUT/selection.json      drawn, accepted, rate, rejections by rule, the rejected with their reasons
+    OUT/rejected.npz        a few rejected pairs, for pictures
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from voxpair import previews
+from voxpair.cohorts import journal
+from voxpair.cohorts.cohort import Cohort, CohortWriter
+from voxpair.core.case import Case
+from voxpair.core.errors import InputError
+from voxpair.core.run import read_log, write_json, write_text
+from voxpair.evaluation.selection import SelectionSettings
+from voxpair.stages.claims import Session, opened
+from voxpair.stages.results import real_only_segmenter
+
+if TYPE_CHECKING:
+    from voxpair.evaluation.selection import Judgement, Match, Selector
+    from voxpair.segmentation.segmenter import Segmenter
+
+PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Selection:
+    """By what a synthetic pair is judged.
+
+    Args:
+        real: cohort with a split; the rules learn from its annotated training cases.
+        settings: which rules, and how strict.
+        segmenter: run folder of a segmenter fitted on real cases alone, for rule "agreement".
+        attempts: draws in all before giving up; 10 times as many as are wanted by default.
+    """
+
+    real: Path | Cohort
+    settings: SelectionSettings = field(default_factory=SelectionSettings)
+    segmenter: Path | None = None
+    attempts: int | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides who is accepted, for the claim of the folder."""
+        return {
+            "real": opened(self.real).digest(),
+            "segmenter": str(self.segmenter or ""),
+            **self.settings.model_dump(mode="json"),
+        }
+
+
+def add_accepted(
+    writer: CohortWriter, draw: Callable[[int], Case], count: int, selection: Selection, session: Session
+) -> None:
+    """Draw case after case and add those that are accepted to ``writer``, until it holds ``count``."""
+    from voxpair.evaluation.quest import draw_until, summary
+    from voxpair.evaluation.selection import Judgement
+
+    judge = _judge(selection, session)
+    path = writer.folder / "judgements.jsonl"
+    judgements = [Judgement(**record) for record in read_log(path)] if path.exists() else []
+    write_text(path, "".join(json.dumps(asdict(judgement)) + "\n" for judgement in judgements))  # whole lines only
+    rejected: list[Case] = []
+    try:
+        quest = draw_until(draw, judge, count, attempts_limit=selection.attempts, earlier=judgements)
+        for index, case, judgement in quest:
+            if judgement.accepted and not writer.has(case.name):
+                numbers = {"selection": dict(judgement.numbers)}
+                writer.add(replace(case, provenance={**case.provenance, **numbers}))
+            journal.append(path, json.dumps(asdict(judgement)))
+            judgements.append(judgement)
+            if judgement.accepted:
+                session.progress.advance()
+            elif len(rejected) < PICTURES:
+                rejected.append(replace(case, name=f"draw_{index}"))
+    finally:
+        write_json(writer.folder / "selection.json", summary(judgements))
+        if rejected:
+            previews.write_cases(writer.folder / "rejected.npz", rejected, writer.modality)
+    found = summary(judgements)
+    session.progress.say(f"  {found['accepted']} of {found['drawn']} draws accepted ({found['rate']:.0%})")
+
+
+def _judge(selection: Selection, session: Session) -> Callable[[Case], Judgement]:
+    """Learn the rules from the real training cases; return what judges a synthetic case."""
+    from voxpair.evaluation.selection import Selector, mean_dice
+
+    real = opened(selection.real)
+    training = real.split("train").labelled()
+    rules = selection.settings.rules
+    segmenter: Segmenter | None = None
+    agreement: Sequence[float] = ()
+    if "agreement" in rules:
+        if selection.segmenter is None:
+            raise InputError("rule 'agreement' needs a segmenter fitted on real cases alone; name one with --segmenter")
+        segmenter = real_only_segmenter(selection.segmenter, session)
+        unseen = [record.name for record in real.labelled().records if record.split in ("val", "test")]
+        agreement = [mean_dice(segmenter.predict(case).labels, case.labels) for case in real.subset(unseen)]
+    selector: Selector = Selector.fit(training, selection.settings, modality=real.modality, agreement_real=agreement)
+    for rule in selector.left_out:
+        session.progress.say(f"  left out, since real cases break it themselves: {rule}")
+
+    def judge(case: Case) -> Judgement:
+        predicted = segmenter.predict(case).labels if segmenter else None
+        match: Match | None = None
+        return selector.judge(case, predicted, match)
+
+    return judge
