@@ -19,6 +19,7 @@ _EXPORTS = {
     "Plan": "pipeline",
     "RunError": "core.errors",
     "Scans": "stages",
+    "Selection": "stages",
     "Session": "stages",
     "VoxpairError": "core.errors",
     "check": "stages",

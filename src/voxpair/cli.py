@@ -30,7 +30,7 @@ VERBS = {
         "segment": ("Fit a segmenter, or let one predict.", segmentation.fit, segmentation.predict),
     },
     "Results": {
-        "evaluate": ("Turn predictions into numbers.", results.masks),
+        "evaluate": ("Turn predictions and synthetic pairs into numbers.", results.masks, results.pairs),
         "report": results.report,
         "info": results.info,
     },

@@ -27,6 +27,9 @@ Set = Annotated[
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, laid over the preset.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved settings and stop.")]
+Judge = Annotated[
+    Path | None, typer.Option("--segmenter", help="Run folder of a segmenter that was fitted on real cases alone.")
+]
 Layout = Annotated[str, typer.Option(help="auto, nnunet, msd or patterns.")]
 Images = Annotated[str | None, typer.Option(help="Pattern such as 'images/*.nii.gz'; * is the case.")]
 Labels = Annotated[str | None, typer.Option(help="Pattern such as 'masks/*_mask.nii.gz'.")]

@@ -187,8 +187,9 @@ def limit(cohort: Cohort, counts: CaseCounts) -> Cohort:
         if counts.unlabelled > len(hidden):
             raise InputError(f"cases.unlabelled={counts.unlabelled}, but only {len(hidden)} training cases are left")
         hidden = hidden[: counts.unlabelled]
-    others = [r for r in cohort.records if r.split != "train"]
-    return replace(cohort, records=tuple([r for r in train if r.name in kept] + hidden + others))
+    views = {r.name: r for r in (*(r for r in train if r.name in kept), *hidden)}
+    records = (r if r.split != "train" else views.get(r.name) for r in cohort.records)
+    return replace(cohort, records=tuple(record for record in records if record is not None))
 
 
 def _segment(

@@ -108,3 +108,40 @@ def test_killed_and_called_again_gives_the_same_run(demo, tmp_path):
     assert end.value.code == 0
     for name in ("synthetic", "predictions/ours", "predictions/ours/seed1"):
         assert Cohort.open(tmp_path / "run" / name).digest() == Cohort.open(demo / name).digest(), name
+
+
+def test_selection_ends_clearly_when_it_is_hopeless(demo, tmp_path, capsys):
+    for words in (
+        ["phantom", "-o", str(tmp_path / "real"), "-n", "12", "--preset", "unit"],
+        ["split", str(tmp_path / "real"), "--train", "10", "--val", "2"],
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+    words = ["sample", str(demo / "generator"), "-o", str(tmp_path / "s"), "-n", "3", "--select", "--attempts", "4"]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2 and "at least 8 annotated real cases" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:  # what eight updates teach has no anatomy
+        main([*words, "--real", str(tmp_path / "real"), "--rules", "volume,topology", "--overwrite"])
+    assert end.value.code == 1
+    assert re.search(r"0 of 4 synthetic cases were accepted .*Rule '\w+' rejected \d", capsys.readouterr().err)
+    found = read_json(tmp_path / "s/selection.json")
+    assert found["drawn"] == 4 and [entry["index"] for entry in found["rejected"]] == [0, 1, 2, 3]
+    assert (tmp_path / "s/rejected.npz").exists()
+    with pytest.raises(SystemExit) as end:
+        main(["sample", str(demo / "generator"), "-o", str(tmp_path / "t"), "--rules", "volume"])
+    assert end.value.code == 2 and "give --select too" in capsys.readouterr().err
+
+
+def test_pairs_are_measured_by_a_judge_that_knows_real_cases_alone(demo, tmp_path, capsys):
+    words = ["evaluate", "pairs", str(demo / "synthetic"), str(demo / "cohort"), "-o", str(tmp_path / "pairs")]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--segmenter", str(demo / "segmenters/ours")])
+    assert end.value.code == 2 and "has seen synthetic cases" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--segmenter", str(demo / "segmenters/baseline")])
+    assert end.value.code == 0
+    found = {measure["name"]: measure for measure in read_json(tmp_path / "pairs/pairs.json")["measures"]}
+    assert {"frechet", "ms_ssim", "noise_ratio", "third_class_rate", "dice"} <= set(found)
+    assert "too few cases: 3 synthetic" in found["frechet"]["note"]
+    assert (tmp_path / "pairs/pairs.csv").read_text().count("\n") == 1 + 3 + 10

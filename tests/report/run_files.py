@@ -196,7 +196,7 @@ def complete_run(folder: Path) -> Path:
     dump(folder / "evaluation/comparison.json", {"metric": "dice", "unit": "patient", "comparisons": comparisons})
     preview(folder / "previews/real.npz", ["r1", "r2$", "r3"], generator)
     preview(folder / "previews/synthetic.npz", ["s1", "s2", "s3"], generator)
-    preview(folder / "previews/rejected.npz", ["x3", "x8"], generator)
+    preview(folder / "synthetic/rejected.npz", ["x3", "x8"], generator)
     preview(folder / "previews/predictions.npz", ["t2", "t9", "t1"], generator, protocols=list(PROTOCOLS))
     preview(folder / "audit/copies.npz", ["s1", "s2"], generator, nearest=True)
     pairs_files(folder / "pairs", STRUCTURES, generator)

@@ -159,7 +159,7 @@ def test_a_colour_that_is_none_cannot_reach_the_page(run_folder, undrawn):
         ("previews/real.npz", "no real previews"),
         ("previews/predictions.npz", "no previews of predictions"),
         ("previews", "no previews of volumes"),
-        ("previews/rejected.npz", "2 rejected, with reasons"),
+        ("synthetic/rejected.npz", "2 rejected, with reasons"),
         ("pairs/pairs.json", "were not compared with real ones"),
         ("pairs/curves.json", "Quality of the pairs"),
         ("audit/audit.json", "was not audited for copies"),

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from voxpair.core.errors import InputError
 from voxpair.options import (
     Config,
     Device,
     DryRun,
+    Judge,
     Output,
     Overwrite,
     PresetName,
@@ -63,6 +65,16 @@ def sample(
     condition: Annotated[
         list[str], typer.Option(metavar="KEY=VALUE", help="Such as sex=F or volume:LAA=8; repeatable.")
     ] = [],  # noqa: B006
+    select: Annotated[bool, typer.Option("--select", help="Keep only pairs that the rules accept.")] = False,
+    real: Annotated[
+        Path | None, typer.Option(help="Cohort that the rules of --select learn from; by default the generator's own.")
+    ] = None,
+    segmenter: Judge = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Comma-separated rules of --select; all that can be applied by default."),
+    ] = None,
+    attempts: Annotated[int | None, typer.Option(min=1, help="Draws before --select gives up; ten per pair.")] = None,
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -72,6 +84,11 @@ def sample(
     """Draw new pairs into a synthetic cohort; more of them later go on from where these end."""
     from voxpair import stages
 
+    if not select and (real or segmenter or rules or attempts):
+        raise InputError("--real, --segmenter, --rules and --attempts say how --select works; give --select too")
+    selection = None
+    if select:
+        selection = stages.make_selection(run, real, segmenter, rules.split(",") if rules else None, attempts)
     with session_of(device, seed, overwrite, quiet) as session:
-        stages.sample(run, output, count, session, condition=read_conditions(condition))
-    say_next(f"voxpair pretrain {quoted(output)} -o PRETRAINED")
+        stages.sample(run, output, count, session, condition=read_conditions(condition), selection=selection)
+    say_next(f"voxpair evaluate pairs {quoted(output)} COHORT -o QUALITY")

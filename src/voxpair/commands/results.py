@@ -9,10 +9,15 @@ from typing import Annotated
 
 import typer
 
+from voxpair.core.errors import InputError
 from voxpair.options import (
+    Device,
+    Judge,
     Output,
     Overwrite,
+    PresetName,
     Quiet,
+    Seed,
     Verbose,
     quoted,
     say_next,
@@ -36,6 +41,40 @@ def masks(
         summary = stages.evaluate_masks(predictions, reference, output, session, tolerance_mm=tolerance_mm)
     typer.echo(summary.as_text())
     say_next(f"voxpair report {quoted(output.parent)}")
+
+
+def pairs(
+    synthetic: Annotated[Path, typer.Argument(help="Synthetic cohort.")],
+    real: Annotated[Path, typer.Argument(help="Real cohort.")],
+    output: Output,
+    segmenter: Judge = None,
+    network: Annotated[
+        str | None, typer.Option(help="Feature network of others, such as radimagenet_resnet50; needs --weights.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="File with the weights of --network.")] = None,
+    preset: PresetName = "auto",
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """How real, varied, plausible synthetic pairs are, beside real against real: pairs.json, pairs.csv, curves.json.
+
+    Without --segmenter one is fitted on the training cases of the real cohort, in OUTPUT/segmenter.
+    """
+    from voxpair import stages
+    from voxpair.evaluation.pairs import as_text
+    from voxpair.presets import part
+
+    if (network is None) != (weights is None):
+        raise InputError("--network and --weights go together: the name of a network and the file with its weights")
+    judge = segmenter or part(preset, "segmentation", cohort=real)
+    named = (network, weights) if network and weights else None
+    with session_of(device, seed, overwrite, quiet) as session:
+        measures = stages.evaluate_pairs(synthetic, real, output, session, segmenter=judge, network=named)
+    typer.echo(as_text(measures))
+    say_next(f"voxpair audit {quoted(synthetic)} {quoted(real)} -o AUDIT")
 
 
 def report(

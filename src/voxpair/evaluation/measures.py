@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 
-from voxpair.core.run import derive_seed
+from voxpair.core.run import derive_seed, read_json
 from voxpair.evaluation.statistics import bootstrap_interval
 
 DRAWS = 20
@@ -60,6 +61,11 @@ class Measure:
     view: str | None = None
     unit: str = ""
     note: str = ""
+
+
+def read_measures(path: Path) -> list[Measure]:
+    """Read the measures of a ``pairs.json``."""
+    return [Measure(**record) for record in read_json(path)["measures"]]
 
 
 def compare_sets(

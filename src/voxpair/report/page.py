@@ -37,7 +37,7 @@ Takes a run folder. Every file is optional; where one is absent the page says so
     synthetic/selection.json                  drawn, accepted, rate, rules {rule: rejected},
                                               rejected [{index, reasons [text]}]
     previews/real.npz, synthetic.npz,         names, spacing (N, 3) mm, <name>_image (X, Y, Z) float32 in [0, 1],
-    previews/rejected.npz                     <name>_labels uint8 class indices 0..K-1; RAS+ axes;
+    synthetic/rejected.npz                    <name>_labels uint8 class indices 0..K-1; RAS+ axes;
                                               intensity_range (2,) optional: the original units of 0 and 1
     previews/predictions.npz                  the same (labels: reference) and protocols, <name>_<protocol>; three
                                               cases are the last protocol's worst, median and best

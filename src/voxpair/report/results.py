@@ -25,7 +25,12 @@ CURVES = {
     "Diffusion": "generator/diffusion",
     "Self-supervised pretraining": "pretraining",
 }
-PREVIEWS = ("real", "synthetic", "rejected", "predictions")
+PREVIEWS = {
+    "real": "previews/real.npz",
+    "synthetic": "previews/synthetic.npz",
+    "rejected": "synthetic/rejected.npz",
+    "predictions": "previews/predictions.npz",
+}
 METRICS = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
 _ORDER = ("baseline", "medical_diffusion", "ours")  # as in the paper; other protocols follow by name
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -124,7 +129,7 @@ def read_results(folder: Path) -> Results:
         audit=_complete_json(folder / "audit/audit.json", "copies", "synthetic", "patients", "control", "detectors"),
         copies=_preview(path, nearest=True) if (path := folder / "audit/copies.npz").is_file() else None,
         selection=_complete_json(folder / "synthetic/selection.json", "drawn", "accepted", "rules", "rejected"),
-        previews={name: _preview(path) for name in PREVIEWS if (path := folder / "previews" / f"{name}.npz").is_file()},
+        previews={name: _preview(folder / path) for name, path in PREVIEWS.items() if (folder / path).is_file()},
         settings=_settings(folder / "settings.yaml", summary),
         timings=timings,
     )

@@ -2,6 +2,7 @@
 
     cohorts        make_phantoms, import_scans, check, split
     generators     fit, sample
+    selection      make_selection
     segmentation   pretrain, segment_fit, segment_predict
     results        evaluate_masks, evaluate_pairs, write_report
     claims         how a stage owns its folder, resumes, and refuses what another call left there
@@ -14,9 +15,11 @@ from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, sp
 from voxpair.stages.generators import fit, sample
 from voxpair.stages.results import evaluate_masks, evaluate_pairs, write_report
 from voxpair.stages.segmentation import pretrain, segment_fit, segment_predict
+from voxpair.stages.selection import Selection, make_selection
 
 __all__ = [
     "Scans",
+    "Selection",
     "Session",
     "check",
     "evaluate_masks",
@@ -24,6 +27,7 @@ __all__ = [
     "fit",
     "import_scans",
     "make_phantoms",
+    "make_selection",
     "pretrain",
     "resolve_device",
     "sample",

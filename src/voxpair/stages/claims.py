@@ -90,8 +90,8 @@ def finished(folder: Path) -> bool:
     return (folder / "done.json").exists() or (folder / "dataset.json").exists()
 
 
-def finish(folder: Path) -> None:
-    write_json(folder / "done.json", {"versions": versions()})
+def finish(folder: Path, **facts: Any) -> None:
+    write_json(folder / "done.json", {**facts, "versions": versions()})
 
 
 def opened(cohort: Path | Cohort) -> Cohort:

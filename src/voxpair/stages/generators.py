@@ -46,7 +46,7 @@ def fit(
         model.fit(cohort, run, steps=steps)
         if steps is None or model.steps[-1] in steps:
             model.save(run.path / "model")
-            finish(run.path)
+            finish(run.path, cohort=str(cohort.folder.resolve()))
     return run.path
 
 

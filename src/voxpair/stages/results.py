@@ -10,10 +10,12 @@ from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder
 from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
+from voxpair.stages.segmentation import segment_fit
 
 if TYPE_CHECKING:
     from voxpair.evaluation.agreement import Summary
-    from voxpair.segmentation.segmenter import Segmenter
+    from voxpair.evaluation.measures import Measure
+    from voxpair.segmentation.segmenter import Segmenter, SegmenterSettings
 
 
 def evaluate_masks(
@@ -39,39 +41,43 @@ def evaluate_pairs(
     output: Path,
     session: Session,
     *,
-    segmenter: Path,
+    segmenter: Path | SegmenterSettings,
     network: tuple[str, Path] | None = None,
-) -> Path:
+) -> list[Measure]:
     """Measure synthetic pairs against real ones: ``pairs.json``, ``pairs.csv`` and ``curves.json`` in ``output``.
 
     Args:
         segmenter: run folder of a segmenter fitted on real cases alone: it says whether image and labels agree, and
-            fidelity is measured with its encoder.
+            fidelity is measured with its encoder. Settings make one, of the training cases of ``real``.
         network: a feature network of others in its place: its name and the file of its weights.
 
     Raises:
         InputError: the segmenter has seen synthetic cases; the file does not hold that network.
     """
+    from voxpair.evaluation.measures import read_measures
     from voxpair.evaluation.pairs import Judges
     from voxpair.evaluation.pairs import evaluate_pairs as evaluate
     from voxpair.evaluation.perceptual import read_network
     from voxpair.segmentation.features import EncoderFeatures
 
     made, there = opened(synthetic), opened(real)
-    model = real_only_segmenter(segmenter, session)
     others = read_network(*network, device=resolve_device(session.device)) if network else None
-    judges = Judges(EncoderFeatures(model, segmenter.name), model.predict, others)
+    judge = real_only_segmenter(segmenter, session) if isinstance(segmenter, Path) else None
     inputs = {
         "synthetic": made.digest(),
         "real": there.digest(),
-        "segmenter": model.digest,
+        "segmenter": judge.digest if judge else segmenter.model_dump(mode="json"),
         "network": others.digest if others else "",
     }
     run = claim(output, "pairs", None, session, inputs)
     if not finished(run.path):
+        if judge is None:
+            segmenter = segment_fit([there], run.path / "segmenter", segmenter, session)
+            judge = real_only_segmenter(segmenter, session)
+        judges = Judges(EncoderFeatures(judge, segmenter.name), judge.predict, others)
         evaluate(made, there, run.path, judges=judges, seed=session.seed, progress=session.progress)
         finish(run.path)
-    return run.path
+    return read_measures(run.path / "pairs.json")
 
 
 def real_only_segmenter(run: Path, session: Session) -> Segmenter:

@@ -1,8 +1,8 @@
 """Keep the synthetic pairs that stated rules accept, and say why the others were rejected.
 
-    OUT/judgements.jsonl    a line per draw: what was measured, and the reasons against it; a quest resumes from it
-    OUT/selection.json      drawn, accepted, rate, rejections by rule, the rejected with their reasons
-    OUT/rejected.npz        a few rejected pairs, for pictures
+OUT/judgements.jsonl    a line per draw: what was measured, and the reasons against it; a quest resumes from it
+OUT/selection.json      drawn, accepted, rate, rejections by rule, the rejected with their reasons
+OUT/rejected.npz        a few rejected pairs, for pictures
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from voxpair import previews
 from voxpair.cohorts import journal
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.core.run import read_log, write_json, write_text
-from voxpair.evaluation.selection import SelectionSettings
-from voxpair.stages.claims import Session, opened
+from voxpair.core.run import read_json, read_log, write_json, write_text
+from voxpair.evaluation.selection import RULE_NAMES, SelectionSettings
+from voxpair.stages.claims import Session, opened, stage_facts
 from voxpair.stages.results import real_only_segmenter
 
 if TYPE_CHECKING:
@@ -53,6 +55,33 @@ class Selection:
             "segmenter": str(self.segmenter or ""),
             **self.settings.model_dump(mode="json"),
         }
+
+
+def make_selection(
+    run: Path, real: Path | None, segmenter: Path | None, rules: Sequence[str] | None, attempts: int | None
+) -> Selection:
+    """Return how pairs of the generator in ``run`` are judged; what is not given follows from what is.
+
+    Args:
+        real: where the rules learn; by default the cohort that the generator was fitted on.
+        rules: their names; by default all that can be applied ("agreement" needs a segmenter).
+
+    Raises:
+        InputError: the generator's cohort is no longer there or has changed; an unknown rule.
+    """
+    facts = stage_facts(run, "generator")
+    if real is None:
+        real = Path(read_json(run / "done.json").get("cohort", ""))
+        if not (real / "dataset.json").exists() or Cohort.open(real).digest() != facts["inputs"]["cohort"]:
+            raise InputError(
+                f"the cohort that {run} was fitted on is not at {real} as it was then; name one with --real"
+            )
+    names = rules or [rule for rule in RULE_NAMES if rule != "agreement" or segmenter]
+    try:
+        settings = SelectionSettings(rules=tuple(names))
+    except ValidationError:
+        raise InputError(f"--rules: expected some of {', '.join(RULE_NAMES)}; got {', '.join(names)}") from None
+    return Selection(real, settings, segmenter, attempts)
 
 
 def add_accepted(
