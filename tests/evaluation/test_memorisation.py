@@ -206,7 +206,8 @@ def test_millimetres_are_kept_where_asked(hearts):
 
 
 def test_hippocampi(shared_data, tmp_path):
-    files = sorted((shared_data / "msd_hippocampus" / "imagesTr").glob("hippocampus_*.nii.gz"))[:46]
+    files = sorted((shared_data / "msd_hippocampus" / "imagesTr").glob("hippocampus_*.nii.gz"))
+    files = [files[i] for i in np.random.default_rng(0).permutation(len(files))[:46]]
     cases = []
     for path in files:
         image, labels = nib.load(path), nib.load(path.parents[1] / "labelsTr" / path.name)
@@ -225,5 +226,7 @@ def test_hippocampi(shared_data, tmp_path):
     )
     result = audit(made, training, reference, tmp_path / "out", settings, RunFolder(tmp_path / "run"))
     found = {copy["case"] for copy in result.copies}
-    assert {copy.name for copy in copies} <= found and len(found) <= 3 + 2
+    assert {copy.name for copy in copies} <= found and len(
+        found
+    ) <= 3 + 3  # of ten strangers; with 16 reference cases one in eight is expected
     assert result.control["passed"]

@@ -43,7 +43,7 @@ from voxpair.core.case import Case
 from voxpair.core.errors import InputError
 from voxpair.core.labels import LabelTable
 from voxpair.core.run import RunFolder
-from voxpair.core.settings import Settings
+from voxpair.core.settings import Settings, digest
 from voxpair.evaluation.embedding import EmbeddingSettings, Encoder, correlations, embed, fit_encoder
 from voxpair.evaluation.similarity import Sketch, align, coarse_labels, coarse_voxels, overlap, pattern, sketch
 
@@ -160,10 +160,14 @@ class CopyDetector:
             )
         preprocess = _preprocess(settings, training)
         prepared, held_out = (prepare(c, training, preprocess, run) for c in (training, reference))
-        thinned = torch.cat([thin(prepared), thin(held_out)])
-        encoder = fit_encoder(thinned, prepared.names + held_out.names, settings.embedding, run.child("encoder"))
+        thinned = thin(prepared)
+        made_of = digest([settings.embedding.model_dump(mode="json"), preprocess.model_dump(mode="json"), run.seed])
+        folder = run.child("encoder").child(f"{made_of}-{training.digest()}")
+        # On the training cases alone: it learns to tell what it is fitted on apart, so a stranger that it had seen
+        # would be less alike than one that it had not, and the threshold too low.
+        encoder = fit_encoder(thinned, prepared.names, settings.embedding, folder)
         sketches = [sketch(case.image, case.labels, prepared.label_table.classes) for case in prepared]
-        embeddings = embed(encoder, thinned[: len(prepared)])
+        embeddings = embed(encoder, thinned)
         blind = cls(settings, preprocess, encoder, prepared, held_out, sketches, embeddings, (), {})
         run.progress.start("strangers", len(held_out))
         strangers = []
@@ -212,9 +216,9 @@ class CopyDetector:
                 scores["labels"], _ = _spread([chosen[p] for p in known], dice, len(self.training))
         return Likeness(scores, {i: maps[place] for i, place in best.items()})
 
-    def judge(self, name: str, found: Likeness, thresholds: Mapping[Detector, float] | None = None) -> Match:
+    def judge(self, name: str, found: Likeness) -> Match:
         """Say which training case a compared scan is nearest to and whether it is a copy."""
-        limits = thresholds or self.thresholds
+        limits = self.thresholds
         sure = {d: (found.nearest(d) - limits[d]) / max(1 - limits[d], 1e-6) for d in DECIDING}
         detector = max(sure, key=sure.__getitem__)
         nearest = int(found.scores[detector].argmax())

@@ -1,7 +1,7 @@
 """An embedding in which two views of one patient lie close and two patients lie apart, learnt without labels.
 
-Takes patterns of real scans (:func:`voxpair.evaluation.similarity.pattern`, thinned by two); gives a vector per scan.
-How well two vectors correlate says whether they may show one patient, whatever a generator's copy may have changed.
+Takes patterns of scans (:func:`voxpair.evaluation.similarity.pattern`, thinned by two); gives a vector per scan. How
+well two vectors correlate says whether they may show one patient, whatever a generator's copy may have changed.
 
     part        here
     encoder     two convolutions of stride 2, then 8 channels on 4 x 4 x 4, dense to 128 and to ``length``

@@ -34,10 +34,11 @@ from pydantic import Field
 from scipy import stats
 
 from voxpair.cohorts.cohort import Cohort
+from voxpair.cohorts.datasets import PreparedCohort
 from voxpair.cohorts.preprocess import Preprocessor
 from voxpair.cohorts.splits import training_patients
 from voxpair.core.errors import InputError, RunError
-from voxpair.core.run import RunFolder, atomic_path, derive_seed, make_folder, versions, write_json
+from voxpair.core.run import RunFolder, atomic_path, derive_seed, make_folder, read_json, versions, write_json
 from voxpair.core.settings import Settings
 from voxpair.evaluation.copy_detector import (
     ANY_UNITS,
@@ -48,11 +49,9 @@ from voxpair.evaluation.copy_detector import (
     Match,
     field_of_view_mm,
     prepare,
-    thin,
 )
 from voxpair.evaluation.disguises import DISGUISES, EASY, disguise
-from voxpair.evaluation.embedding import correlations, embed
-from voxpair.evaluation.similarity import lay_over
+from voxpair.evaluation.similarity import coarse_voxels, lay_over, sketch
 
 RESAMPLES = 2000
 
@@ -94,6 +93,21 @@ class Audit:
     settings: dict[str, Any]
     versions: dict[str, str]
 
+    def as_text(self) -> str:
+        """Return the findings for a terminal."""
+        auc, (low, high) = self.membership_auc, self.membership_interval
+        control = self.control
+        return "\n".join(
+            [
+                f"copies: {len(self.copies)} of {self.synthetic} synthetic cases ({self.expected_false_alarms:.1f} "
+                f"false alarms expected), of {self.patients_copied} of {self.patients} patients",
+                *(f"  {c['case']} is like {c['nearest']}: {c['score']:.2f}, {c['detector']}" for c in self.copies[:10]),
+                f"membership: AUC {auc:.2f} [{low:.2f}, {high:.2f}]; 0.5 is a coin",
+                f"control: {control['found']} of {control['planted']} planted copies found",
+                *self.warnings,
+            ]
+        )
+
     def check(self) -> None:
         """Raise unless the control passed: an audit that does not find planted copies proves nothing.
 
@@ -110,6 +124,11 @@ class Audit:
                 f"the audit missed copies that were planted to test it (found: {', '.join(missed)}), so it says "
                 "nothing about this cohort. Raise detector.embedding.loop.updates, or use a finer grid."
             )
+
+
+def read_audit(path: Path) -> Audit:
+    """Read an ``audit.json``."""
+    return Audit(**read_json(path))
 
 
 def audit(
@@ -256,12 +275,16 @@ def membership_auc(
     return float(wins.mean()), [float(low), float(high)]
 
 
-def _membership(detector: CopyDetector, synthetic: Any, seed: int) -> tuple[float, list[float]]:
-    """Score each real case by its nearest synthetic case (embedding), for which it is a stranger or not."""
-    embeddings = embed(detector.encoder, thin(synthetic))
+def _membership(detector: CopyDetector, synthetic: PreparedCohort, seed: int) -> tuple[float, list[float]]:
+    """Score each real case by its nearest synthetic case, whatever the shift and the mirror.
+
+    By voxels: the encoder has been fitted on the training cases, and would tell them from others by itself.
+    """
+    spectra = torch.stack([sketch(case.image, None, 1).spectrum for case in synthetic])
     scores, patients = [], []
     for real in (detector.training, detector.reference):
-        scores.append(np.array([float(correlations(detector.encoder, s, embeddings).max()) for s in thin(real)]))
+        nearest = [float(coarse_voxels(sketch(case.image, None, 1), spectra)[0].max()) for case in real]
+        scores.append(np.array(nearest))
         patients.append([facts["patient"] for facts in real.facts])
     return membership_auc(scores[0], scores[1], (patients[0], patients[1]), seed)
 
