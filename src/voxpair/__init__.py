@@ -22,6 +22,7 @@ _EXPORTS = {
     "Selection": "stages",
     "Session": "stages",
     "VoxpairError": "core.errors",
+    "audit": "stages",
     "check": "stages",
     "demo": "pipeline",
     "evaluate_masks": "stages",

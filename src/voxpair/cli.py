@@ -31,6 +31,7 @@ VERBS = {
     },
     "Results": {
         "evaluate": ("Turn predictions and synthetic pairs into numbers.", results.masks, results.pairs),
+        "audit": results.audit,
         "report": results.report,
         "info": results.info,
     },

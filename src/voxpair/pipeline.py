@@ -33,6 +33,7 @@ from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder, read_json, versions, write_json
 from voxpair.core.settings import Settings
 from voxpair.evaluation.comparison import compare_protocols, rank_cases
+from voxpair.evaluation.memorisation import AuditSettings
 from voxpair.generators.joint_ldm.generator import JointLDMSettings
 from voxpair.phantom.heart_cohort import PhantomSettings
 from voxpair.pretraining.masked_modelling import PretrainSettings
@@ -92,6 +93,7 @@ class Plan(Settings):
     pretraining: PretrainSettings = PretrainSettings()
     pretrain_on: str = Field("all", pattern="^(all|synthetic)$")
     segmentation: SegmenterSettings = SegmenterSettings()
+    audit: AuditSettings = AuditSettings()
     protocols: tuple[str, ...] = tuple(PROTOCOLS)
     seeds: int = Field(1, ge=1)
 
@@ -158,7 +160,7 @@ def _pairs_and_segmenters(cohort: Cohort, output: Path, plan: Plan, session: Ses
                 _segment(name, repeat, held_out, cohort, synthetic, output, plan, session)
                 for repeat in range(plan.seeds)
             ]
-    with clock("report"):
+    with clock("comparison"):
         pairs = [
             (a, b) for a, b in (("ours", "baseline"), ("ours", "medical_diffusion"), ("medical_diffusion", "baseline"))
         ]
@@ -168,7 +170,25 @@ def _pairs_and_segmenters(cohort: Cohort, output: Path, plan: Plan, session: Ses
         previews.write_pairs(output / "previews" / "synthetic.npz", synthetic)
         _write_predictions(cohort.split(held_out), plan.protocols, output)
         _write_summary(output, cohort, synthetic, held_out, plan, session)
+    with clock("quality of the pairs"):
+        judge = output / "segmenters/baseline" if "baseline" in plan.protocols else plan.segmentation
+        stages.evaluate_pairs(synthetic, cohort, output / "pairs", session, segmenter=judge)
+    with clock("audit"):
+        _audit(cohort, synthetic, output, plan, session)
+    with clock("report"):
         return stages.write_report(output)
+
+
+def _audit(cohort: Cohort, synthetic: Cohort, output: Path, plan: Plan, session: Session) -> None:
+    """Audit where there are enough held-out patients to know how alike strangers are; else say so."""
+    held_out = sum(record.split in ("val", "test") for record in cohort.records)
+    needed = plan.audit.detector.smallest_reference
+    if held_out < needed:
+        session.progress.say(f"  not audited for copies: {held_out} held-out cases, {needed} are needed")
+        return
+    found = stages.audit(synthetic, cohort, output / "audit", session, settings=plan.audit)
+    for line in found.as_text().splitlines():
+        session.progress.say(f"  {line}")
 
 
 def limit(cohort: Cohort, counts: CaseCounts) -> Cohort:

@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from voxpair.cli import main
-from voxpair.cohorts.cohort import Cohort
+from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.run import read_json
 
 
@@ -145,3 +146,25 @@ def test_pairs_are_measured_by_a_judge_that_knows_real_cases_alone(demo, tmp_pat
     assert {"frechet", "ms_ssim", "noise_ratio", "third_class_rate", "dice"} <= set(found)
     assert "too few cases: 3 synthetic" in found["frechet"]["note"]
     assert (tmp_path / "pairs/pairs.csv").read_text().count("\n") == 1 + 3 + 10
+
+
+def test_the_audit_is_a_verb_that_audits_itself(demo, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["audit", str(demo / "synthetic"), str(demo / "cohort"), "-o", str(tmp_path / "few")])
+    assert end.value.code == 2 and "4 reference cases" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["phantom", "-o", str(tmp_path / "strangers"), "-n", "10", "--preset", "unit", "--seed", "8"])
+    cases = Cohort.open(tmp_path / "strangers")
+    renamed = CohortWriter(tmp_path / "others", cases.label_table, "CT")
+    for case in cases:
+        renamed.add(replace(case, name=f"other_{case.name}", patient=f"other_{case.name}"))
+    renamed.finish()
+    words = ["audit", str(demo / "synthetic"), str(demo / "cohort"), "--reference", str(tmp_path / "others")]
+    words += ["-o", str(tmp_path / "audit"), "--set", "detector.embedding.loop.updates=10", "--set", "planted=2"]
+    for _ in range(2):  # finished, it is read and not made again
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        audit = read_json(tmp_path / "audit/audit.json")
+        assert end.value.code == (0 if audit["control"]["passed"] else 1)
+    assert {"copies", "patients_copied", "membership_auc", "control"} <= set(audit) and audit["synthetic"] == 3
+    assert audit["control"]["by_disguise"]["exact"] == {"planted": 2, "found": 2}

@@ -11,17 +11,22 @@ import typer
 
 from voxpair.core.errors import InputError
 from voxpair.options import (
+    Config,
     Device,
+    DryRun,
     Judge,
     Output,
     Overwrite,
     PresetName,
     Quiet,
     Seed,
+    Set,
     Verbose,
     quoted,
+    read_config,
     say_next,
     session_of,
+    show,
 )
 
 
@@ -75,6 +80,37 @@ def pairs(
         measures = stages.evaluate_pairs(synthetic, real, output, session, segmenter=judge, network=named)
     typer.echo(as_text(measures))
     say_next(f"voxpair audit {quoted(synthetic)} {quoted(real)} -o AUDIT")
+
+
+def audit(
+    synthetic: Annotated[Path, typer.Argument(help="Synthetic cohort.")],
+    training: Annotated[Path, typer.Argument(help="Cohort that the generator was fitted on.")],
+    output: Output,
+    reference: Annotated[
+        Path | None, typer.Option(help="Real cases of other patients; by default those held out of TRAINING.")
+    ] = None,
+    assignments: Set = [],  # noqa: B006
+    config: Config = None,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Which patients were copied: audit.json; exit code 1 if the audit misses copies that it planted to test itself."""
+    from voxpair import stages
+    from voxpair.core.settings import merge, override
+    from voxpair.evaluation.memorisation import AuditSettings
+
+    settings = override(merge(AuditSettings(), read_config(config), source="--config"), assignments)
+    if dry_run:
+        return show(settings)
+    with session_of(device, seed, overwrite, quiet) as session:
+        found = stages.audit(synthetic, training, output, session, reference=reference, settings=settings)
+    found.check()
+    typer.echo(found.as_text())
+    say_next(f"voxpair report {quoted(output.parent)}")
 
 
 def report(

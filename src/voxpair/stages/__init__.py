@@ -4,7 +4,7 @@
     generators     fit, sample
     selection      make_selection
     segmentation   pretrain, segment_fit, segment_predict
-    results        evaluate_masks, evaluate_pairs, write_report
+    results        evaluate_masks, evaluate_pairs, audit, write_report
     claims         how a stage owns its folder, resumes, and refuses what another call left there
 
 torch is imported inside the stages that compute with it, so that the others start at once.
@@ -13,7 +13,7 @@ torch is imported inside the stages that compute with it, so that the others sta
 from voxpair.stages.claims import Session, resolve_device
 from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, split
 from voxpair.stages.generators import fit, sample
-from voxpair.stages.results import evaluate_masks, evaluate_pairs, write_report
+from voxpair.stages.results import audit, evaluate_masks, evaluate_pairs, write_report
 from voxpair.stages.segmentation import pretrain, segment_fit, segment_predict
 from voxpair.stages.selection import Selection, make_selection
 
@@ -21,6 +21,7 @@ __all__ = [
     "Scans",
     "Selection",
     "Session",
+    "audit",
     "check",
     "evaluate_masks",
     "evaluate_pairs",

@@ -15,6 +15,7 @@ from voxpair.stages.segmentation import segment_fit
 if TYPE_CHECKING:
     from voxpair.evaluation.agreement import Summary
     from voxpair.evaluation.measures import Measure
+    from voxpair.evaluation.memorisation import Audit, AuditSettings
     from voxpair.segmentation.segmenter import Segmenter, SegmenterSettings
 
 
@@ -78,6 +79,55 @@ def evaluate_pairs(
         evaluate(made, there, run.path, judges=judges, seed=session.seed, progress=session.progress)
         finish(run.path)
     return read_measures(run.path / "pairs.json")
+
+
+def audit(
+    synthetic: Path | Cohort,
+    training: Path | Cohort,
+    output: Path,
+    session: Session,
+    *,
+    reference: Path | Cohort | None = None,
+    settings: AuditSettings | None = None,
+) -> Audit:
+    """Ask whom a synthetic cohort copies: ``audit.json`` and ``copies.npz`` in ``output``.
+
+    The audit audits itself with planted copies; call ``check()`` on what is returned to hear if it missed them.
+
+    Args:
+        training: the cohort that the generator was fitted on; of a split one, its training cases.
+        reference: real cases of other patients; by default the held-out cases of ``training``.
+
+    Raises:
+        InputError: no held-out cases, too few of them, or patients on both sides.
+    """
+    from voxpair.evaluation.memorisation import AuditSettings, read_audit
+    from voxpair.evaluation.memorisation import audit as examine
+
+    settings = settings or AuditSettings()
+    made, real = opened(synthetic), opened(training)
+    seen, strangers = seen_and_held_out(real)
+    if reference is not None:
+        strangers = opened(reference)
+    if not len(strangers):
+        raise InputError(
+            f"{real.folder} holds no case outside split 'train', so nobody knows how alike strangers are; name a "
+            "cohort of other patients with --reference"
+        )
+    inputs = {"synthetic": made.digest(), "training": seen.digest(), "reference": strangers.digest()}
+    run = claim(output, "audit", settings, session, inputs)
+    if not finished(run.path):
+        examine(made, seen, strangers, run.path, settings, run.child("detector"))
+        finish(run.path)
+    return read_audit(run.path / "audit.json")
+
+
+def seen_and_held_out(real: Cohort) -> tuple[Cohort, Cohort]:
+    """Return the training cases and the others of a cohort; all cases are training cases where there is no split."""
+    if not set(real.split_counts) & {"train", "val", "test"}:
+        return real, replace(real, records=())
+    held_out = tuple(record for record in real.records if record.split in ("val", "test"))
+    return real.split("train"), replace(real, records=held_out)
 
 
 def real_only_segmenter(run: Path, session: Session) -> Segmenter:

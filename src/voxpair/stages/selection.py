@@ -20,13 +20,13 @@ from voxpair.cohorts import journal
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.core.run import read_json, read_log, write_json, write_text
+from voxpair.core.run import RunFolder, read_json, read_log, write_json, write_text
 from voxpair.evaluation.selection import RULE_NAMES, SelectionSettings
-from voxpair.stages.claims import Session, opened, stage_facts
-from voxpair.stages.results import real_only_segmenter
+from voxpair.stages.claims import Session, opened, resolve_device, stage_facts
+from voxpair.stages.results import real_only_segmenter, seen_and_held_out
 
 if TYPE_CHECKING:
-    from voxpair.evaluation.selection import Judgement, Match, Selector
+    from voxpair.evaluation.selection import Judgement
     from voxpair.segmentation.segmenter import Segmenter
 
 PICTURES = 4
@@ -64,11 +64,14 @@ def make_selection(
 
     Args:
         real: where the rules learn; by default the cohort that the generator was fitted on.
-        rules: their names; by default all that can be applied ("agreement" needs a segmenter).
+        rules: their names; by default all that can be applied ("agreement" needs a segmenter, and the copy detector
+            needs held-out cases).
 
     Raises:
         InputError: the generator's cohort is no longer there or has changed; an unknown rule.
     """
+    from voxpair.evaluation.copy_detector import DetectorSettings
+
     facts = stage_facts(run, "generator")
     if real is None:
         real = Path(read_json(run / "done.json").get("cohort", ""))
@@ -76,7 +79,9 @@ def make_selection(
             raise InputError(
                 f"the cohort that {run} was fitted on is not at {real} as it was then; name one with --real"
             )
-    names = rules or [rule for rule in RULE_NAMES if rule != "agreement" or segmenter]
+    _, held_out = seen_and_held_out(Cohort.open(real))
+    can = {"agreement": segmenter is not None, "copy": len(held_out) >= DetectorSettings().smallest_reference}
+    names = rules or [rule for rule in RULE_NAMES if can.get(rule, True)]
     try:
         settings = SelectionSettings(rules=tuple(names))
     except ValidationError:
@@ -91,7 +96,7 @@ def add_accepted(
     from voxpair.evaluation.quest import draw_until, summary
     from voxpair.evaluation.selection import Judgement
 
-    judge = _judge(selection, session)
+    judge = _judge(selection, writer.folder / "copy_detector", session)
     path = writer.folder / "judgements.jsonl"
     judgements = [Judgement(**record) for record in read_log(path)] if path.exists() else []
     write_text(path, "".join(json.dumps(asdict(judgement)) + "\n" for judgement in judgements))  # whole lines only
@@ -116,9 +121,10 @@ def add_accepted(
     session.progress.say(f"  {found['accepted']} of {found['drawn']} draws accepted ({found['rate']:.0%})")
 
 
-def _judge(selection: Selection, session: Session) -> Callable[[Case], Judgement]:
+def _judge(selection: Selection, detector_folder: Path, session: Session) -> Callable[[Case], Judgement]:
     """Learn the rules from the real training cases; return what judges a synthetic case."""
-    from voxpair.evaluation.selection import Selector, mean_dice
+    from voxpair.evaluation.copy_detector import CopyDetector, DetectorSettings
+    from voxpair.evaluation.selection import Match, Selector, mean_dice
 
     real = opened(selection.real)
     training = real.split("train").labelled()
@@ -131,13 +137,18 @@ def _judge(selection: Selection, session: Session) -> Callable[[Case], Judgement
         segmenter = real_only_segmenter(selection.segmenter, session)
         unseen = [record.name for record in real.labelled().records if record.split in ("val", "test")]
         agreement = [mean_dice(segmenter.predict(case).labels, case.labels) for case in real.subset(unseen)]
-    selector: Selector = Selector.fit(training, selection.settings, modality=real.modality, agreement_real=agreement)
+    selector = Selector.fit(training, selection.settings, modality=real.modality, agreement_real=agreement)
     for rule in selector.left_out:
         session.progress.say(f"  left out, since real cases break it themselves: {rule}")
 
+    detector: CopyDetector | None = None
+    if "copy" in rules:
+        place = RunFolder(detector_folder, session.seed, resolve_device(session.device), session.progress)
+        detector = CopyDetector.fit(*seen_and_held_out(real), DetectorSettings(), place)
+
     def judge(case: Case) -> Judgement:
         predicted = segmenter.predict(case).labels if segmenter else None
-        match: Match | None = None
-        return selector.judge(case, predicted, match)
+        found = detector.match(case) if detector else None
+        return selector.judge(case, predicted, Match(found.nearest, found.score, found.threshold) if found else None)
 
     return judge
