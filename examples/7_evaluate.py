@@ -1,4 +1,4 @@
-"""Masks -> Dice and surface distances; pairs -> what they are worth, each number beside real scans against real scans."""
+"""Masks -> Dice and surface distances; pairs -> what they are worth, beside real scans against real scans."""
 
 from _folder import HERE
 
