@@ -186,7 +186,7 @@ def _audit(cohort: Cohort, synthetic: Cohort, output: Path, plan: Plan, session:
     if held_out < needed:
         session.progress.say(f"  not audited for copies: {held_out} held-out cases, {needed} are needed")
         return
-    detector = plan.audit.detector.model_copy(update={"fit": plan.generator.preprocess.fit})  # seen as the generator saw
+    detector = plan.audit.detector.model_copy(update={"fit": plan.generator.preprocess.fit})  # its eyes
     settings = plan.audit.model_copy(update={"detector": detector})
     found = stages.audit(synthetic, cohort, output / "audit", session, settings=settings)
     for line in found.as_text().splitlines():
