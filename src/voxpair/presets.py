@@ -76,22 +76,24 @@ def demo() -> Nested:
             "about": "phantom hearts on a laptop's processor",
             "cases": {"phantom": 48, "train": 24, "val": 8, "test": 16},
             "phantom": {"grid": [40, 40, 40], "field_of_view_mm": [160, 160, 140]},
+            "synthetic_per_real": 2.0,
             "generator": {
                 "autoencoder": {
                     "channels": [24, 48],
                     "gate": 0.5,
-                    "loop": {"updates": 280, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
+                    "loop": {"updates": 240, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
                 },
                 "latents": {"copies": 8},
-                "diffusion": {**_IN_CUBES, "loop": {"updates": 720, "batch_size": 8, "ema": 0.99}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 560, "batch_size": 8, "ema": 0.99}},
                 "sampling": {"steps": 20},
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
             },
-            "pretraining": {"loop": {"updates": 100, "batch_size": 4, "validate_every": 50}},
+            "pretraining": {"loop": {"updates": 80, "batch_size": 4, "validate_every": 40}},
+            "audit": {"detector": {"embedding": {"loop": {"updates": 150}}}, "planted": 6},
             "segmentation": {
                 "mix": {"real_only_last": 0.4},
                 "loop": {
-                    "updates": 220,
+                    "updates": 200,
                     "batch_size": 4,
                     "learning_rate": 4e-3,
                     "validate_every": None,
