@@ -5,7 +5,7 @@ import pytest
 
 from voxpair.phantom.acquisition import SATURATION_HU, add_metal, blur, composite, noise
 from voxpair.phantom.shapes import Ellipsoid, VoxelGrid
-from voxpair.phantom.thorax import Layer
+from voxpair.phantom.layers import Layer
 
 
 def correlation(field, axis):

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from voxpair.core.labels import CARDIAC8
-from voxpair.phantom.thorax import Layer
+from voxpair.phantom.layers import Layer
 
 Kernel = Literal["soft", "standard", "sharp"]
 

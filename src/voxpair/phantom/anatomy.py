@@ -28,7 +28,7 @@ Morphology = Literal["windsock", "cauliflower", "chicken_wing", "cactus"]
 
 _SIGNED = ("offset_right_mm", "offset_front_mm", "offset_head_mm", "diaphragm_height_mm", "arch_height_mm")
 _MAY_BE_ZERO = ("warp_mm", "epicardial_fat_mm", "papillary_radius_mm")
-_REACH = {"apical_thinning": (0, 0.9), "septal_thickening": (-0.5, 0.5), "laa_lobes": (1, 4)}
+_REACH = {"apical_thinning": (0, 0.9), "septal_thickening": (-0.5, 0.5), "laa_lobes": (1, 4), "phase": (0, 1)}
 _CHOICES = {"sex": Sex, "metal": Metal, "scan_range": ScanRange, "laa_morphology": Morphology}
 
 
@@ -39,6 +39,7 @@ class HeartParameters:
     Volumes are what the labelled structures hold, in a field of view that cuts nothing off. ``lv_elongation``
     is LV length over diameter. ``septal_thickening`` and ``apical_thinning`` are shares of the wall thickness.
     ``turn_*_deg`` rotate the heart in the chest; ``offset_*_mm`` move it in the field of view.
+    ``phase`` is the time since the R wave as a share of the heart beat: 0 is end-diastole.
     ``levels_hu`` are the blood and tissue levels of :mod:`voxpair.phantom.contrast`.
 
     Raises:
@@ -91,6 +92,7 @@ class HeartParameters:
     offset_front_mm: float = 0.0
     offset_head_mm: float = 0.0
     levels_hu: dict[str, float] = field(default_factory=lambda: draw_levels("arterial", np.random.default_rng(0)))
+    phase: float = 0.75
     detail_seed: int = 0
 
     def __post_init__(self) -> None:

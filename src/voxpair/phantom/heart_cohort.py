@@ -24,16 +24,8 @@ from voxpair.core.run import derive_seed
 from voxpair.core.settings import Settings
 from voxpair.phantom.acquisition import SATURATION_HU, Kernel, add_metal, blur, composite, noise
 from voxpair.phantom.anatomy import HeartParameters, draw_anatomy
-from voxpair.phantom.contrast import (
-    appendage_level,
-    check_state,
-    myocardium_level,
-    smooth_texture,
-    streaming_level,
-)
-from voxpair.phantom.heart import Heart, build_heart, heart_pose, heart_warp, inflation
-from voxpair.phantom.shapes import Pose, VoxelGrid
-from voxpair.phantom.thorax import Layer, metal_parts, pericardium, thorax_layers
+from voxpair.phantom.contrast import check_state
+from voxpair.phantom.scene import build_scene
 
 _FIELD_CENTRE_MM = np.array([8.0, 2.0, -6.0])
 
@@ -116,19 +108,15 @@ def render(parameters: HeartParameters, settings: PhantomSettings) -> tuple[np.n
     """
     p = parameters
     axes = _voxel_axes(p, settings)
-    grid = VoxelGrid(axes, heart_warp(p), heart_pose(p))
-    heart = build_heart(grid, p, inflation(p))
-    body = grid.with_pose(Pose())
-    layers = thorax_layers(body, p, pericardium(heart.structures, p.epicardial_fat_mm))
-    image, labels = composite(layers + _heart_layers(heart, grid, p), grid.spacing_mm)
+    spacing_mm = np.array([axis[1] - axis[0] for axis in axes])
+    scene = build_scene(axes, p)
+    image, labels = composite(scene.layers, spacing_mm)
     rng = np.random.default_rng([p.detail_seed, 5])
-    inner, outer = metal_parts(p)
-    if inner or outer:
-        metal = np.minimum(grid.draw(*inner, margin_mm=6), body.draw(*outer, margin_mm=6))
-        image = add_metal(image, metal, grid.spacing_mm, rng)
-    image = blur(image, grid.spacing_mm, settings.kernel)
-    image += noise(grid.shape, grid.spacing_mm, settings.kernel, settings.noise_hu, rng)
-    affine = np.diag([*grid.spacing_mm, 1.0])
+    if scene.metal is not None:
+        image = add_metal(image, scene.metal, spacing_mm, rng)
+    image = blur(image, spacing_mm, settings.kernel)
+    image += noise(image.shape, spacing_mm, settings.kernel, settings.noise_hu, rng)
+    affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = [axis[0] for axis in axes]
     return np.clip(image, -1024, SATURATION_HU).astype(np.float32), labels, affine
 
@@ -195,35 +183,3 @@ def _voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarra
         middle + step * (np.arange(voxels) - (voxels - 1) / 2)
         for middle, step, voxels in zip(centre, spacing, settings.grid)
     ]
-
-
-def _heart_layers(heart: Heart, grid: VoxelGrid, p: HeartParameters) -> list[Layer]:
-    """Return walls, then vessels that go on beyond the labels, then the labelled structures."""
-    levels, parts, vessels = p.levels_hu, heart.structures, heart.vessels
-    rng = np.random.default_rng([p.detail_seed, 6])
-    texture = smooth_texture(grid.shape, grid.spacing_mm, 16.0, rng)
-    chambers = np.minimum.reduce([parts[name] for name in ("LA", "LV", "RA", "RV", "LAA")])
-    pipes = np.minimum.reduce(list(vessels.values()))
-    right_atrium = streaming_level(levels["RA"], texture, levels)
-    inflow = np.clip(1 + vessels["cava"] / 14, 0, 1) if p.contrast != "non_contrast" else 1.0
-    above = np.clip((grid.points[2] - 5) / 25, 0, 1)  # contrast comes from above; the lower vein brings plain blood
-    upper = above * levels["SVC"] + (1 - above) * min(levels["RA"], 110.0)
-    blood = {
-        "LA": levels["LA"],
-        "LV": levels["LV"],
-        "AO": levels["AO"],
-        "PA": levels["PA"],
-        "RA": upper + inflow * (right_atrium - upper),
-        "RV": streaming_level(levels["RV"], texture, levels),
-        "LAA": appendage_level(heart.laa_depth, levels),
-    }
-    layers = [
-        Layer(chambers - p.wall_mm, levels["muscle"] + 10),
-        Layer(pipes - 1.6, levels["muscle"]),
-        Layer(vessels["cava"], upper),
-        Layer(vessels["veins"], levels["LA"]),
-        Layer(vessels["pulmonary"], levels["PA"]),
-        Layer(vessels["aorta"], levels["AO"]),
-        Layer(parts["MYO"], myocardium_level(heart.lateral, levels, p.contrast), "MYO"),
-    ]
-    return layers + [Layer(parts[name], level, name) for name, level in blood.items()]

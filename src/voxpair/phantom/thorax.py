@@ -1,35 +1,25 @@
 """What lies around the heart: chest wall, lungs with vessels, airways, gullet, bones, diaphragm and liver.
 
 In: a :class:`~voxpair.phantom.shapes.VoxelGrid` in body coordinates, the patient's parameters and the heart's outer
-surface. Out: :class:`Layer` s in the order in which they are painted over one another.
+surface. Out: layers in the order in which they are painted over one another.
 
 The chest is placed by the heart's reference: the midline lies at x = 22 mm, since the heart's base is left of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from voxpair.phantom.anatomy import HeartParameters
 from voxpair.phantom.contrast import smooth_texture
+from voxpair.phantom.layers import Layer
 from voxpair.phantom.shapes import Ellipsoid, Tube, VoxelGrid, smooth_union
 
 MIDLINE_MM = 22.0
 SPINE_MM = -84.0
 """Front-to-back position of the vertebral bodies' centres."""
-_STERNUM_MM = 82.0
+STERNUM_MM = 82.0
 _RIB_STEP_MM = 25.0
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A tissue: signed distance (X, Y, Z) mm, level in HU (one number or per voxel), label name or None."""
-
-    distance: np.ndarray
-    level_hu: float | np.ndarray
-    label: str | None = None
 
 
 def thorax_layers(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray) -> list[Layer]:
@@ -55,15 +45,15 @@ def thorax_layers(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray
     dependent = -0.35 * grid.points[1]  # lungs are denser at the back of someone who lies on it
     lung_hu = levels["lung"] + dependent + 12 * texture
     layers = [
-        Layer(skin, levels["fat"] + 8 * texture),
+        Layer(skin, levels["fat"] + 8 * texture, tissue="fat", region="body"),
         Layer(np.minimum(wall + 2, _back(grid) + 9), levels["muscle"] + 6 * texture),
-        Layer(np.maximum(cavity, -ground), lung_hu),
-        Layer(np.maximum(_lung_vessels(grid, p), cavity + 4), 0.6 * levels["PA"] + 20),
-        Layer(np.maximum(ground, cavity), levels["fat"]),
+        Layer(np.maximum(cavity, -ground), lung_hu, tissue="lung"),
+        Layer(np.maximum(_lung_vessels(grid, p), cavity + 4), 0.6 * levels["PA"] + 20, tissue="blood"),
+        Layer(np.maximum(ground, cavity), levels["fat"], tissue="fat", region="body"),
         Layer(np.maximum.reduce([stomach, ground + 4, cavity + 4]), levels["muscle"] - 10 + 8 * texture),
-        Layer(np.maximum(gas, ground + 7), -950.0),
+        Layer(np.maximum(gas, ground + 7), -950.0, tissue="air"),
         Layer(np.maximum(_liver(grid, ground), cavity + 2), levels["liver"] + 5 * texture),
-        Layer(np.maximum(mediastinum, cavity - 1), levels["fat"] + 8 * texture),
+        Layer(np.maximum(mediastinum, cavity - 1), levels["fat"] + 8 * texture, tissue="fat", region="body"),
     ]
     return layers + _airways(grid, levels["muscle"]) + _bones(grid, p, cavity)
 
@@ -116,7 +106,11 @@ def _airways(grid: VoxelGrid, muscle_hu: float) -> list[Layer]:
     left = Tube([(x, -38, 70), (x - 34, -42, 44), (x - 56, -46, 32)], [7.5, 6, 4])
     gullet = Tube([(x - 2, -54, 150), (x - 4, -52, 40), (x - 6, -51, 0), (x - 12, -48, -110)], [7, 7, 7, 8])
     air = grid.draw(trachea, right, left)
-    return [Layer(air - 1.8, muscle_hu), Layer(air, -1000.0), Layer(grid.draw(gullet), muscle_hu)]
+    return [
+        Layer(air - 1.8, muscle_hu),
+        Layer(air, -1000.0, tissue="air", region="trachea"),
+        Layer(grid.draw(gullet), muscle_hu, region="oesophagus"),
+    ]
 
 
 def _bones(grid: VoxelGrid, p: HeartParameters, cavity: np.ndarray) -> list[Layer]:
@@ -139,16 +133,16 @@ def _bones(grid: VoxelGrid, p: HeartParameters, cavity: np.ndarray) -> list[Laye
     rib = np.sqrt((1.35 * (cavity - 7)) ** 2 + (0.85 * height) ** 2) - 5.5
     ribs = np.maximum(rib, y - 62)  # in front there is cartilage
     cartilage = np.maximum(np.maximum(rib, 62 - y), 18 - np.abs(x - MIDLINE_MM))
-    sternum = np.maximum(np.abs(x - MIDLINE_MM) - 17, np.abs(y - _STERNUM_MM - 0.06 * z) - 5.5)
+    sternum = np.maximum(np.abs(x - MIDLINE_MM) - 17, np.abs(y - STERNUM_MM - 0.06 * z) - 5.5)
     sternum = np.maximum(sternum, -62 - z)
     bone = np.minimum.reduce([spine, ribs, sternum])
     marrow, cortex = p.levels_hu["marrow"], p.levels_hu["cortex"]
     return [
-        Layer(cartilage, 95.0),
-        Layer(bone, cortex),
-        Layer(bone + 1.4, marrow),
-        Layer(np.maximum(np.maximum(oval, disc), -canal), 85.0),
-        Layer(canal + 1, 35.0),
+        Layer(cartilage, 95.0, tissue="cartilage"),
+        Layer(bone, cortex, tissue="bone"),
+        Layer(bone + 1.4, marrow, tissue="marrow"),
+        Layer(np.maximum(np.maximum(oval, disc), -canal), 85.0, tissue="cartilage"),
+        Layer(canal + 1, 35.0, region="spinal_cord"),
     ]
 
 
@@ -173,22 +167,6 @@ def _grow_twig(
     if depth > 1:
         for _ in range(2):
             _grow_twig(twigs, end, way + rng.normal(0, 0.45, 3), 0.75 * radius_mm, depth - 1, rng)
-
-
-def metal_parts(p: HeartParameters) -> tuple[list[Tube], list[Tube]]:
-    """Return metal in heart coordinates (a pacemaker lead) and in body coordinates (wires around the sternum)."""
-    if p.metal == "lead":
-        path = [(50, 3, 110), (51, 2, 40), (44, 14, -8), (28, 32, -20), (2, 46, -28), (-14, 47, -34)]
-        return [Tube(path, [1.1] * len(path))], []
-    if p.metal == "wires":
-        wires = []
-        for z in (-36, -10, 18, 46, 74):
-            angles = np.linspace(0, 2 * np.pi, 13)
-            y = _STERNUM_MM + 0.06 * z
-            ring = [(MIDLINE_MM + 14 * np.cos(t), y + 7 * np.sin(t), z + 3 * np.cos(t)) for t in angles]
-            wires.append(Tube(ring, [1.2] * len(ring)))
-        return [], wires
-    return [], []
 
 
 def pericardium(structures: dict[str, np.ndarray], fat_mm: float) -> np.ndarray:
