@@ -11,7 +11,7 @@ all spreads, are choices of this design.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -40,6 +40,9 @@ _LAA_DROP_HU = {"arterial": 60.0, "mixed": 60.0, "late_venous": 5.0, "non_contra
 _STREAMING_HU = {"arterial": 45.0, "mixed": 18.0, "late_venous": 4.0, "non_contrast": 0.0}
 _SLOW_FLOW_SHARE = 0.065
 """Share of enhanced scans whose appendage fills so slowly that its tip stays dark."""
+_LATTICE = 32
+_INTERPOLATED_SD = 0.794
+"""SD between the nodes of the lattice as a share of that at its nodes, whose neighbours correlate by 0.445."""
 
 
 def check_state(state: str) -> None:
@@ -77,24 +80,27 @@ def draw_levels(state: str, rng: np.random.Generator) -> dict[str, float]:
     return levels
 
 
-def smooth_texture(
-    shape: tuple[int, int, int], spacing_mm: np.ndarray, scale_mm: float, rng: np.random.Generator
-) -> np.ndarray:
+def smooth_texture(axes: Sequence[np.ndarray], scale_mm: float, rng: np.random.Generator) -> np.ndarray:
     """Return a smooth random field (X, Y, Z) of mean 0 and SD 1 whose structures are about ``scale_mm`` wide.
 
-    It is drawn on a coarse lattice fixed in space, so that its cost does not grow with the grid.
+    It is drawn on a periodic lattice fixed in the body, so that a part of a grid holds the same as the whole.
+
+    Args:
+        axes: three arrays of voxel centres in body millimetres.
+        scale_mm: step of the lattice.
+        rng: the same state gives the same field everywhere.
     """
-    extent = np.array(shape) * spacing_mm
-    coarse = [max(4, int(np.ceil(size / scale_mm)) + 3) for size in extent]
-    field = gaussian_filter(rng.standard_normal(coarse).astype(np.float32), 0.6)
-    for axis, (count, fine) in enumerate(zip(coarse, shape)):
-        at = np.linspace(0.5, count - 1.5, fine)
+    field = gaussian_filter(rng.standard_normal([_LATTICE] * 3).astype(np.float32), 0.6, mode="wrap")
+    field = (field - field.mean()) / (field.std() * _INTERPOLATED_SD)
+    for axis, centres in enumerate(axes):
+        at = centres / scale_mm
         low = np.floor(at).astype(int)
         share = at - low
         share = (share * share * (3 - 2 * share)).astype(np.float32)
         weights = share.reshape([-1 if i == axis else 1 for i in range(3)])
-        field = np.take(field, low, axis) * (1 - weights) + np.take(field, low + 1, axis) * weights
-    return (field - field.mean()) / max(float(field.std()), 1e-6)
+        before, after = np.take(field, low % _LATTICE, axis), np.take(field, (low + 1) % _LATTICE, axis)
+        field = before + weights * (after - before)
+    return field
 
 
 def streaming_level(level_hu: float, texture: np.ndarray, levels: Mapping[str, float]) -> np.ndarray:

@@ -28,15 +28,28 @@ class Scene:
     metal: np.ndarray | None
 
 
-def build_scene(axes: Sequence[np.ndarray], p: HeartParameters) -> Scene:
-    """Return the patient ``p`` at the voxel centres ``axes`` (three increasing arrays, RAS+ mm).
+def build_scene(
+    axes: Sequence[np.ndarray],
+    p: HeartParameters,
+    offsets: dict[str, float] | None = None,
+    heart_shift_mm: Sequence[float] = (0.0, 0.0, 0.0),
+) -> Scene:
+    """Return the patient ``p`` at the voxel centres ``axes``; a part of a grid holds what the whole grid holds there.
+
+    Args:
+        axes: three increasing arrays, RAS+ mm.
+        p: the patient.
+        offsets: :func:`~voxpair.phantom.heart.inflation` of ``p``, if it is known already.
+        heart_shift_mm: how far the heart lies from its place: not every beat brings it back there.
 
     Raises:
         InputError: the parameters contradict each other.
     """
-    grid = VoxelGrid(axes, heart_warp(p), heart_pose(p))
-    heart = build_heart(grid, p, inflation(p))
-    body = grid.with_pose(Pose())
+    grid = body = VoxelGrid(axes, heart_warp(p), heart_pose(p))
+    if any(heart_shift_mm):
+        grid = VoxelGrid([axis - shift for axis, shift in zip(axes, heart_shift_mm)], heart_warp(p), heart_pose(p))
+    heart = build_heart(grid, p, inflation(p) if offsets is None else offsets)
+    body = body.with_pose(Pose())
     layers = thorax_layers(body, p, pericardium(heart.structures, p.epicardial_fat_mm))
     inner, outer = metal_parts(p)
     metal = None
@@ -49,7 +62,7 @@ def _heart_layers(heart: Heart, grid: VoxelGrid, p: HeartParameters) -> list[Lay
     """Return walls, then vessels that go on beyond the labels, then the labelled structures."""
     levels, parts, vessels = p.levels_hu, heart.structures, heart.vessels
     rng = np.random.default_rng([p.detail_seed, 6])
-    texture = smooth_texture(grid.shape, grid.spacing_mm, 16.0, rng)
+    texture = smooth_texture(grid.axes, 16.0, rng)
     chambers = np.minimum.reduce([parts[name] for name in ("LA", "LV", "RA", "RV", "LAA")])
     pipes = np.minimum.reduce(list(vessels.values()))
     right_atrium = streaming_level(levels["RA"], texture, levels)

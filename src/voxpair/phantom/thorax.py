@@ -41,7 +41,7 @@ def thorax_layers(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray
     mediastinum = _mediastinum(grid, heart_outside)
     stomach = grid.draw(Ellipsoid((-48, -14, -96), (44, 50, 46)))
     gas = grid.draw(Ellipsoid((-52, 12, -82), (17, 13, 14)))
-    texture = smooth_texture(grid.shape, grid.spacing_mm, 14.0, np.random.default_rng([p.detail_seed, 3]))
+    texture = smooth_texture(grid.axes, 14.0, np.random.default_rng([p.detail_seed, 3]))
     dependent = -0.35 * grid.points[1]  # lungs are denser at the back of someone who lies on it
     lung_hu = levels["lung"] + dependent + 12 * texture
     layers = [
