@@ -7,7 +7,7 @@ import pytest
 
 from voxpair.core.errors import InputError
 from voxpair.phantom import HeartParameters
-from voxpair.phantom.anatomy import draw_anatomy
+from voxpair.phantom.population import draw_anatomy
 
 
 def patients(sex, count):

@@ -48,7 +48,8 @@ def composite(layers: Sequence[Layer], spacing_mm: np.ndarray) -> tuple[np.ndarr
         share = np.minimum(0.5 - layer.distance[near] / voxel_mm, 1)
         level = layer.level_hu[near] if isinstance(layer.level_hu, np.ndarray) else layer.level_hu
         image[near] += share * (level - image[near])
-        labels[layer.distance < 0] = CARDIAC8.value_of(layer.label) if layer.label else 0
+        if layer.annotated:
+            labels[layer.distance < 0] = CARDIAC8.value_of(layer.label) if layer.label else 0
     return image, labels
 
 

@@ -23,11 +23,13 @@ from voxpair.core.labels import CARDIAC8
 from voxpair.core.run import derive_seed
 from voxpair.core.settings import Settings
 from voxpair.phantom.acquisition import SATURATION_HU, Kernel, add_metal, blur, composite, noise
-from voxpair.phantom.anatomy import HeartParameters, draw_anatomy
+from voxpair.phantom.anatomy import HeartParameters
 from voxpair.phantom.contrast import check_state
+from voxpair.phantom.cycle import chamber_volumes
+from voxpair.phantom.population import draw_anatomy
 from voxpair.phantom.scene import build_scene
 
-_FIELD_CENTRE_MM = np.array([8.0, 2.0, -6.0])
+_FIELD_CENTRE_MM = np.array([8.0, -5.0, -6.0])
 
 
 class PhantomSettings(Settings):
@@ -145,6 +147,7 @@ def heart_case(settings: PhantomSettings, seed: int, index: int) -> Case:
         "index": index,
         "settings": settings.model_dump(mode="json"),
         "parameters": parameters.to_dict(),
+        "volumes_ml": chamber_volumes(parameters),
     }
     return Case(name, image, labels, affine, CARDIAC8, name, "phantom", attributes, provenance)
 

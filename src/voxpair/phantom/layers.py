@@ -35,7 +35,8 @@ class Layer:
 
     ``distance``: signed distance (X, Y, Z) mm, negative inside. ``level_hu``: one number or one per voxel.
     ``label``: structure of ``CARDIAC8``, None paints background. ``region``: structure of ``THORAX7``, None keeps
-    the region that lies beneath, as a vessel in a lung belongs to the lung.
+    the region that lies beneath, as a vessel in a lung belongs to the lung. ``annotated``: False for what readers
+    do not outline, such as trabeculae.
     """
 
     distance: np.ndarray
@@ -43,10 +44,11 @@ class Layer:
     label: str | None = None
     tissue: Tissue = "soft"
     region: str | None = None
+    annotated: bool = True
 
 
 def label_map(layers: Sequence[Layer]) -> np.ndarray:
-    """Return ``CARDIAC8`` values (X, Y, Z) uint8: each voxel that of the last layer that encloses its centre."""
+    """Return ``CARDIAC8`` values (X, Y, Z) uint8: that of the last layer around each voxel centre."""
     labels = np.zeros(layers[0].distance.shape, np.uint8)
     for layer in layers:
         labels[layer.distance < 0] = CARDIAC8.value_of(layer.label) if layer.label else 0

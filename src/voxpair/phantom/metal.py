@@ -8,21 +8,36 @@ from __future__ import annotations
 import numpy as np
 
 from voxpair.phantom.anatomy import HeartParameters
+from voxpair.phantom.bones import MIDLINE_MM, sternum_mm
+from voxpair.phantom.frame import AORTIC_AXIS, AORTIC_VALVE
 from voxpair.phantom.shapes import Tube
-from voxpair.phantom.thorax import MIDLINE_MM, STERNUM_MM
+
+_WIRES_MM = (-36, -10, 18, 46, 74)
+"""Heights of the wires that close the sternum."""
 
 
 def metal_parts(p: HeartParameters) -> tuple[list[Tube], list[Tube]]:
-    """Return metal in heart coordinates (a pacemaker lead) and in body coordinates (wires around the sternum)."""
+    """Return metal in heart coordinates and metal in body coordinates."""
     if p.metal == "lead":
         path = [(50, 3, 110), (51, 2, 40), (44, 14, -8), (28, 32, -20), (2, 46, -28), (-14, 47, -34)]
         return [Tube(path, [1.1] * len(path))], []
+    if p.metal == "valve":
+        return [_ring(AORTIC_VALVE + 1.5 * AORTIC_AXIS, AORTIC_AXIS, 0.68 * p.aortic_root_radius_mm, 1.3)], []
+    if p.metal == "stent":
+        return [Tube([(-12, 19, 14), (-17, 26, 8), (-21, 33, 1)], [p.coronary_radius_mm + 0.2] * 3)], []
     if p.metal == "wires":
-        wires = []
-        for z in (-36, -10, 18, 46, 74):
-            angles = np.linspace(0, 2 * np.pi, 13)
-            y = STERNUM_MM + 0.06 * z
-            ring = [(MIDLINE_MM + 14 * np.cos(t), y + 7 * np.sin(t), z + 3 * np.cos(t)) for t in angles]
-            wires.append(Tube(ring, [1.2] * len(ring)))
-        return [], wires
+        middle = sternum_mm(p)
+        return [], [
+            _ring(np.array([MIDLINE_MM, middle + 0.02 * z, z]), np.array([0, 0.2, 1]), 11.0, 0.9) for z in _WIRES_MM
+        ]
     return [], []
+
+
+def _ring(centre: np.ndarray, axis: np.ndarray, radius_mm: float, wire_mm: float) -> Tube:
+    """Return a closed wire around ``axis``."""
+    first = np.cross(axis, [0.0, 1.0, 0.3])
+    first /= np.linalg.norm(first)
+    second = np.cross(axis / np.linalg.norm(axis), first)
+    turns = np.linspace(0, 2 * np.pi, 17)
+    path = [centre + radius_mm * (np.cos(turn) * first + np.sin(turn) * second) for turn in turns]
+    return Tube(path, [wire_mm] * len(path))

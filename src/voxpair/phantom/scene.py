@@ -10,28 +10,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from voxpair.phantom.anatomy import HeartParameters
-from voxpair.phantom.contrast import appendage_level, myocardium_level, smooth_texture, streaming_level
-from voxpair.phantom.heart import Heart, build_heart, heart_pose, heart_warp, inflation
+from voxpair.phantom.contrast import (
+    appendage_level,
+    inflow_level,
+    myocardium_level,
+    smooth_texture,
+    streaming_level,
+)
+from voxpair.phantom.frame import AORTIC_AXIS, AORTIC_VALVE, heart_grid, heart_warp
+from voxpair.phantom.heart import Calibration, Heart, build_heart, inflation
 from voxpair.phantom.layers import Layer
 from voxpair.phantom.metal import metal_parts
-from voxpair.phantom.shapes import Pose, VoxelGrid
+from voxpair.phantom.shapes import Ellipsoid, VoxelGrid
 from voxpair.phantom.thorax import pericardium, thorax_layers
 
 
 @dataclass(frozen=True)
 class Scene:
-    """``layers`` in the order in which they are painted; ``metal``: signed distance (X, Y, Z) mm, None without any."""
+    """``layers`` in the order in which they are painted; ``metal``: signed distance (X, Y, Z) mm, None without any.
+
+    ``pulmonary`` and ``pulmonary_reach`` are the fields whose common inside is labelled PA: the artery, and how far
+    along it the label goes.
+    """
 
     layers: list[Layer]
     metal: np.ndarray | None
+    pulmonary: np.ndarray
+    pulmonary_reach: np.ndarray
 
 
 def build_scene(
     axes: Sequence[np.ndarray],
     p: HeartParameters,
-    offsets: dict[str, float] | None = None,
+    calibration: Calibration | None = None,
     heart_shift_mm: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> Scene:
     """Return the patient ``p`` at the voxel centres ``axes``; a part of a grid holds what the whole grid holds there.
@@ -39,52 +53,64 @@ def build_scene(
     Args:
         axes: three increasing arrays, RAS+ mm.
         p: the patient.
-        offsets: :func:`~voxpair.phantom.heart.inflation` of ``p``, if it is known already.
+        calibration: :func:`~voxpair.phantom.heart.inflation` of ``p``, if it is known already.
         heart_shift_mm: how far the heart lies from its place: not every beat brings it back there.
 
     Raises:
         InputError: the parameters contradict each other.
     """
-    grid = body = VoxelGrid(axes, heart_warp(p), heart_pose(p))
-    if any(heart_shift_mm):
-        grid = VoxelGrid([axis - shift for axis, shift in zip(axes, heart_shift_mm)], heart_warp(p), heart_pose(p))
-    heart = build_heart(grid, p, inflation(p) if offsets is None else offsets)
-    body = body.with_pose(Pose())
-    layers = thorax_layers(body, p, pericardium(heart.structures, p.epicardial_fat_mm))
+    body = VoxelGrid(axes, heart_warp(p))
+    grid = heart_grid([axis - shift for axis, shift in zip(axes, heart_shift_mm)], p)
+    heart = build_heart(grid, p, inflation(p) if calibration is None else calibration)
+    below = grid.beyond((0, 0, 52), (0, 0, 1))
+    layers = thorax_layers(body, p, *pericardium(heart.structures, p.epicardial_fat_mm, below))
     inner, outer = metal_parts(p)
     metal = None
     if inner or outer:
         metal = np.minimum(grid.draw(*inner, margin_mm=6), body.draw(*outer, margin_mm=6))
-    return Scene(layers + _heart_layers(heart, grid, p), metal)
+    return Scene(layers + _heart_layers(heart, grid, p), metal, heart.vessels["pulmonary"], heart.pulmonary_reach)
 
 
 def _heart_layers(heart: Heart, grid: VoxelGrid, p: HeartParameters) -> list[Layer]:
-    """Return walls, then vessels that go on beyond the labels, then the labelled structures."""
+    """Return walls, then vessels that go on beyond the labels, then the labelled structures and what lies in them."""
     levels, parts, vessels = p.levels_hu, heart.structures, heart.vessels
-    rng = np.random.default_rng([p.detail_seed, 6])
-    texture = smooth_texture(grid.axes, 16.0, rng)
+    texture = smooth_texture(grid.axes, 16.0, np.random.default_rng([p.detail_seed, 6]))
+    fine = smooth_texture(grid.axes, 9.0, np.random.default_rng([p.detail_seed, 10]))
+    muscle_hu = myocardium_level(heart.lateral, levels, p.contrast) + 3 * fine
     chambers = np.minimum.reduce([parts[name] for name in ("LA", "LV", "RA", "RV", "LAA")])
-    pipes = np.minimum.reduce(list(vessels.values()))
-    right_atrium = streaming_level(levels["RA"], texture, levels)
-    inflow = np.clip(1 + vessels["cava"] / 14, 0, 1) if p.contrast != "non_contrast" else 1.0
+    pipes = np.minimum.reduce([vessels[name] for name in ("veins", "cava", "pulmonary", "aorta")])
     above = np.clip((grid.points[2] - 5) / 25, 0, 1)  # contrast comes from above; the lower vein brings plain blood
-    upper = above * levels["SVC"] + (1 - above) * min(levels["RA"], 110.0)
-    blood = {
-        "LA": levels["LA"],
-        "LV": levels["LV"],
-        "AO": levels["AO"],
-        "PA": levels["PA"],
-        "RA": upper + inflow * (right_atrium - upper),
-        "RV": streaming_level(levels["RV"], texture, levels),
-        "LAA": appendage_level(heart.laa_depth, levels),
-    }
-    layers = [
-        Layer(chambers - p.wall_mm, levels["muscle"] + 10),
+    cava = above * levels["SVC"] + (1 - above) * min(levels["RA"], 110.0)
+    level = {name: levels[name] + 4 * fine for name in ("LA", "LV", "AO", "PA")}
+    level["RA"] = inflow_level(vessels["cava"], cava, texture + 0.5 * fine, levels)
+    level["RV"] = streaming_level(levels["RV"], texture + 0.5 * fine, levels)
+    level["LAA"] = appendage_level(heart.laa_depth, levels)
+    leaflets = np.maximum(np.abs(grid.beyond(AORTIC_VALVE, AORTIC_AXIS)) - 0.6, grid.draw(_valve(p)))
+    calcium = np.maximum(vessels["coronary"] - 0.4, _calcified(grid, p))
+    return [
+        Layer(chambers - p.wall_mm, levels["MYO"] - 15),
         Layer(pipes - 1.6, levels["muscle"]),
-        Layer(vessels["cava"], upper, tissue="blood"),
-        Layer(vessels["veins"], levels["LA"], tissue="blood"),
-        Layer(vessels["pulmonary"], levels["PA"], tissue="blood"),
-        Layer(vessels["aorta"], levels["AO"], tissue="blood"),
-        Layer(parts["MYO"], myocardium_level(heart.lateral, levels, p.contrast), "MYO"),
+        Layer(vessels["coronary"] - 0.5, levels["muscle"]),
+        Layer(vessels["coronary"], levels["AO"], tissue="blood"),
+        Layer(calcium, 900.0, tissue="calcium"),
+        Layer(vessels["cava"], cava, tissue="blood"),
+        Layer(vessels["veins"], level["LA"], tissue="blood"),
+        Layer(vessels["pulmonary"], level["PA"], tissue="blood"),
+        Layer(vessels["aorta"], level["AO"], tissue="blood"),
+        Layer(parts["MYO"], muscle_hu, "MYO"),
+        *(Layer(parts[name], level[name], name, "blood") for name in ("LA", "LV", "RA", "RV", "AO", "PA", "LAA")),
+        Layer(heart.muscles["LV"], muscle_hu, "MYO", annotated=False),
+        Layer(heart.muscles["RV"], muscle_hu, annotated=False),
+        Layer(leaflets, levels["muscle"], "AO", annotated=False),
     ]
-    return layers + [Layer(parts[name], level, name, "blood") for name, level in blood.items()]
+
+
+def _valve(p: HeartParameters) -> Ellipsoid:
+    """Return a ball that holds the aortic valve, closed during diastole."""
+    return Ellipsoid(AORTIC_VALVE, (0.8 * p.aortic_root_radius_mm,) * 3)
+
+
+def _calcified(grid: VoxelGrid, p: HeartParameters) -> np.ndarray:
+    """Return a field that is negative in the share of the coronary arteries that is calcified."""
+    spots = smooth_texture(grid.axes, 5.0, np.random.default_rng([p.detail_seed, 11]))
+    return ndtri(1 - p.coronary_calcium) - spots if p.coronary_calcium > 0 else np.ones_like(spots)
