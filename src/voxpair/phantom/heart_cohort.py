@@ -12,24 +12,28 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, field_validator
 
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.core.labels import CARDIAC8
+from voxpair.core.labels import CARDIAC8, THORAX7
 from voxpair.core.run import derive_seed
 from voxpair.core.settings import Settings
 from voxpair.phantom.acquisition import SATURATION_HU, Kernel, add_metal, blur, composite, noise
 from voxpair.phantom.anatomy import HeartParameters
+from voxpair.phantom.annotation import AnnotationSettings, as_drawn, outlined_layers, pulmonary_shift
 from voxpair.phantom.contrast import check_state
 from voxpair.phantom.cycle import chamber_volumes
+from voxpair.phantom.layers import label_map, region_map
 from voxpair.phantom.population import draw_anatomy
-from voxpair.phantom.scene import build_scene
+from voxpair.phantom.scene import Scene, build_scene
 
 _FIELD_CENTRE_MM = np.array([8.0, -5.0, -6.0])
+
+Labels = Literal["expert", "clean", "thorax"]
 
 
 class PhantomSettings(Settings):
@@ -45,6 +49,9 @@ class PhantomSettings(Settings):
         women: probability of a woman.
         lead, wires: probability of a pacemaker lead and of wires in the sternum.
         up_to_arch: probability of a scan that reaches the aortic arch.
+        labels: ``expert`` as a reader draws the eight structures, ``clean`` as they are, ``thorax`` the seven organs of
+            ``THORAX7`` (always as they are).
+        annotation: how the reader differs from the truth.
 
     >>> PhantomSettings(grid=(32, 32, 32)).kernel
     'standard'
@@ -62,6 +69,8 @@ class PhantomSettings(Settings):
     lead: float = Field(0.08, ge=0, le=1)
     wires: float = Field(0.07, ge=0, le=1)
     up_to_arch: float = Field(0.3, ge=0, le=1)
+    labels: Labels = "expert"
+    annotation: AnnotationSettings = AnnotationSettings()
 
     @field_validator("grid")
     @classmethod
@@ -102,7 +111,7 @@ def render(parameters: HeartParameters, settings: PhantomSettings) -> tuple[np.n
 
     Returns:
         image: (X, Y, Z) float32 HU, within the scanner's 12 bits.
-        labels: (X, Y, Z) uint8 values of ``CARDIAC8``; 0 is background.
+        labels: (X, Y, Z) uint8 values of ``CARDIAC8`` (of ``THORAX7`` for thorax labels); 0 is background.
         affine: (4, 4), voxel index to RAS+ millimetres.
 
     Raises:
@@ -112,7 +121,8 @@ def render(parameters: HeartParameters, settings: PhantomSettings) -> tuple[np.n
     axes = _voxel_axes(p, settings)
     spacing_mm = np.array([axis[1] - axis[0] for axis in axes])
     scene = build_scene(axes, p)
-    image, labels = composite(scene.layers, spacing_mm)
+    image, _ = composite(scene.layers, spacing_mm)
+    labels = _labels(scene, axes, p, settings)
     rng = np.random.default_rng([p.detail_seed, 5])
     if scene.metal is not None:
         image = add_metal(image, scene.metal, spacing_mm, rng)
@@ -132,8 +142,9 @@ def heart_case(settings: PhantomSettings, seed: int, index: int) -> Case:
     image, labels, affine = render(parameters, settings)
     name = f"heart_{index:04d}"
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
-    counts = np.bincount(labels.ravel(), minlength=CARDIAC8.classes)
-    volumes = {f"volume_{s.name}_ml": round(float(counts[s.value] * voxel_ml), 2) for s in CARDIAC8.structures}
+    table = THORAX7 if settings.labels == "thorax" else CARDIAC8
+    counts = np.bincount(labels.ravel(), minlength=table.classes)
+    volumes = {f"volume_{s.name}_ml": round(float(counts[s.value] * voxel_ml), 2) for s in table.structures}
     attributes: dict[str, Any] = {
         "sex": parameters.sex,
         "contrast": parameters.contrast,
@@ -149,7 +160,7 @@ def heart_case(settings: PhantomSettings, seed: int, index: int) -> Case:
         "parameters": parameters.to_dict(),
         "volumes_ml": chamber_volumes(parameters),
     }
-    return Case(name, image, labels, affine, CARDIAC8, name, "phantom", attributes, provenance)
+    return Case(name, image, labels, affine, table, name, "phantom", attributes, provenance)
 
 
 def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0, workers: int = 1) -> Iterator[Case]:
@@ -172,6 +183,17 @@ def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _labels(scene: Scene, axes: list[np.ndarray], p: HeartParameters, settings: PhantomSettings) -> np.ndarray:
+    """Return the wanted label map (X, Y, Z) of a scene."""
+    if settings.labels == "thorax":
+        return region_map(scene.layers)
+    if settings.labels == "clean":
+        return label_map(scene.layers)
+    reader = np.random.default_rng([p.detail_seed, 12])
+    outlined = outlined_layers(scene, pulmonary_shift(settings.annotation, reader))
+    return as_drawn(label_map(outlined), axes, settings.annotation, reader)
 
 
 def _voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:
