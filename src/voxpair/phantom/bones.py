@@ -14,12 +14,17 @@ from voxpair.phantom.shapes import VoxelGrid, smooth_union
 
 MIDLINE_MM = 22.0
 """The chest's middle lies here in the heart's reference, since the heart's base is left of it."""
-SPINE_MM = -86.0
-"""Front-to-back position of the vertebral bodies' centres."""
+SPINE_MM = -73.0
+"""Front-to-back position of the vertebral bodies' centres at the height of the LV's base."""
 CHEST_MM = -14.0
 """Front-to-back position of the chest's centre."""
 _VERTEBRA_STEP_MM = 24.5
 _CORTEX_MM = 1.2
+
+
+def spine_mm(height_mm: float | np.ndarray) -> float | np.ndarray:
+    """Return the front-to-back position of the spine, which leans back towards the neck."""
+    return SPINE_MM - 0.1 * height_mm
 
 
 def sternum_mm(p: HeartParameters) -> float:
@@ -51,7 +56,8 @@ def bone_layers(grid: VoxelGrid, p: HeartParameters, cavity: np.ndarray) -> list
 
 def _spine(grid: VoxelGrid, p: HeartParameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return vertebrae (bodies, arches, processes), discs, and the canal."""
-    x, y, z = grid.points[0] - MIDLINE_MM, grid.points[1] - SPINE_MM, grid.points[2]
+    z = grid.points[2]
+    x, y = grid.points[0] - MIDLINE_MM, grid.points[1] - spine_mm(z)
     radius = p.vertebra_radius_mm
     phase = (z + 9) / _VERTEBRA_STEP_MM
     level = (phase - np.round(phase)) * _VERTEBRA_STEP_MM  # 0 in the middle of a disc

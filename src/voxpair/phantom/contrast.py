@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from voxpair.core.errors import InputError
 
@@ -97,8 +97,7 @@ def smooth_texture(axes: Sequence[np.ndarray], scale_mm: float, rng: np.random.G
         scale_mm: step of the lattice.
         rng: the same state gives the same field everywhere.
     """
-    field = gaussian_filter(rng.standard_normal([_LATTICE] * 3).astype(np.float32), 0.6, mode="wrap")
-    field = (field - field.mean()) / (field.std() * _INTERPOLATED_SD)
+    field = _lattice(rng)
     for axis, centres in enumerate(axes):
         at = centres / scale_mm
         low = np.floor(at).astype(int)
@@ -113,6 +112,17 @@ def smooth_texture(axes: Sequence[np.ndarray], scale_mm: float, rng: np.random.G
 def streaming_level(level_hu: float, texture: np.ndarray, levels: Mapping[str, float]) -> np.ndarray:
     """Return per-voxel HU of a right chamber: mixed and unmixed blood side by side, never below plain blood."""
     return np.maximum(level_hu + levels["streaming"] * texture, min(30.0, level_hu))
+
+
+def texture_at(points: np.ndarray, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the field of :func:`smooth_texture` at any ``points`` (3, N) mm, shape (N,)."""
+    return map_coordinates(_lattice(rng), points / scale_mm, order=1, mode="grid-wrap")
+
+
+def _lattice(rng: np.random.Generator) -> np.ndarray:
+    """Return a periodic random field that has SD 1 when it is interpolated."""
+    field = gaussian_filter(rng.standard_normal([_LATTICE] * 3).astype(np.float32), 0.6, mode="wrap")
+    return (field - field.mean()) / (field.std() * _INTERPOLATED_SD)
 
 
 def inflow_level(cava: np.ndarray, cava_hu: np.ndarray, texture: np.ndarray, levels: Mapping[str, float]) -> np.ndarray:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from voxpair.phantom.anatomy import HeartParameters
-from voxpair.phantom.bones import CHEST_MM, MIDLINE_MM, SPINE_MM, bone_layers, sternum_mm
+from voxpair.phantom.bones import CHEST_MM, MIDLINE_MM, SPINE_MM, bone_layers, spine_mm, sternum_mm
 from voxpair.phantom.contrast import smooth_texture
 from voxpair.phantom.layers import Layer
 from voxpair.phantom.lungs import lung_layers
 from voxpair.phantom.shapes import Ellipsoid, Tube, VoxelGrid, smooth_union
 
 _WALL_MM = 18.0
+_THIN_IN_FRONT = 0.25
+"""By what share the wall is thinner at the sternum."""
 
 
 def thorax_layers(grid: VoxelGrid, p: HeartParameters, sac: np.ndarray, heart_outside: np.ndarray) -> list[Layer]:
@@ -49,7 +51,7 @@ def _cavity(grid: VoxelGrid, p: HeartParameters) -> np.ndarray:
     across, along = across * across, along * along
     reach = np.sqrt(np.sqrt(across * across + along * along + 1.6 * across * along)) + 1e-3
     oval = (reach - 1) * 0.5 * (p.thorax_half_width_mm + p.thorax_half_depth_mm)
-    spine = 1.2 * np.hypot(grid.points[0] - MIDLINE_MM, 0.6 * (grid.points[1] - SPINE_MM + 26)) - 24
+    spine = 1.2 * np.hypot(grid.points[0] - MIDLINE_MM, 0.6 * (grid.points[1] - SPINE_MM + 36)) - 22
     return np.maximum(oval, -spine)
 
 
@@ -58,10 +60,11 @@ def _wall(grid: VoxelGrid, p: HeartParameters, cavity: np.ndarray, texture: np.n
     levels = p.levels_hu
     x, y = grid.points[0] - MIDLINE_MM, grid.points[1]
     back = [
-        Tube([(MIDLINE_MM + side, SPINE_MM - 34, -160), (MIDLINE_MM + side, SPINE_MM - 34, 180)], [27, 27])
+        Tube([(MIDLINE_MM + side, SPINE_MM - 42, -160), (MIDLINE_MM + side, SPINE_MM - 50, 180)], [27, 27])
         for side in (-28, 28)
     ]
-    muscles = smooth_union(cavity - _WALL_MM, grid.draw(*back, blend_mm=10) - 2, 10)
+    wall_mm = _WALL_MM * (1 - _THIN_IN_FRONT * np.clip((y - 20) / 40, 0, 1) * np.clip(1 - np.abs(x) / 70, 0, 1))
+    muscles = smooth_union(cavity - wall_mm, grid.draw(*back, blend_mm=10) - 2, 10)
     skin = muscles - p.subcutaneous_fat_mm
     glands = np.full(grid.shape, 60.0, np.float32)
     if p.breast_mm > 0:
@@ -121,8 +124,8 @@ def _mediastinum(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray)
     """Return the fat between the lungs: around heart, great vessels, gullet and spine, and behind the sternum."""
     x, y, top, front = MIDLINE_MM, SPINE_MM, 170, sternum_mm(p)
     columns = [
-        Tube([(x - 10, y + 24, -top), (x - 10, y + 24, top)], [22, 22]),
-        Tube([(x, y, -top), (x, y, top)], [22, 22]),
+        Tube([(x - 12, y + 18, -top), (x - 12, y + 10, top)], [20, 20]),
+        Tube([(x, spine_mm(-top), -top), (x, spine_mm(top), top)], [22, 22]),
         Tube([(x - 8, -30, 62), (x - 6, -30, top)], [30, 33]),
         Tube([(x - 6, 8, 58), (x - 6, 5, top)], [30, 32]),
         Tube([(x - 6, front - 22, -60), (x - 4, front - 32, top)], [12, 13]),
@@ -139,8 +142,8 @@ def _airways(grid: VoxelGrid, muscle_hu: float) -> list[Layer]:
     trachea = Tube([(x, -38, 150), (x, -38, 68)], [9, 8.5])
     right = Tube([(x, -38, 70), (x + 24, -40, 47), (x + 52, -42, 30)], [8, 6.5, 4.5])
     left = Tube([(x, -38, 70), (x - 34, -42, 44), (x - 56, -46, 32)], [7.5, 6, 4])
-    gullet = Tube([(x - 2, -54, 150), (x - 4, -52, 40), (x - 6, -51, 0), (x - 12, -48, -110)], [7, 7, 7, 8])
-    bubble = Tube([(x - 2, -53, 150), (x - 4, -51, 60)], [2.2, 0.8])
+    gullet = Tube([(x - 2, -56, 150), (x - 4, -50, 40), (x - 8, -46.5, 0), (x - 16, -42, -110)], [7, 6.5, 6, 8])
+    bubble = Tube([(x - 2, -55, 150), (x - 4, -51, 60)], [2.2, 0.8])
     air, wall = grid.draw(trachea, right, left), grid.draw(gullet)
     return [
         Layer(air - 1.8, muscle_hu),

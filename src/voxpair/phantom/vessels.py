@@ -34,8 +34,8 @@ def aorta_shapes(p: HeartParameters, pose: Pose) -> list[Tube | Ellipsoid]:
     top = p.arch_height_mm
     root, up, down = p.aortic_root_radius_mm, p.ascending_radius_mm, p.descending_radius_mm
     path = [AORTIC_VALVE - 3 * AORTIC_AXIS, (20, 16, 23), (25, 17, 34), (28, 17, 52), (26, 9, 76 + top)]
-    path += fixed(pose, (16, -8, 94 + top), (0, -34, 97 + top), (-6, -56, 82 + top), (-7, -67, 55))
-    path += fixed(pose, (-5, -70, 0), (4, -74, -110), (12, -76, -160))
+    path += fixed(pose, (16, -8, 94 + top), (0, -34, 97 + top), (-8, -56, 82 + top), (-10, -66, 55))
+    path += fixed(pose, (-10, -64, 0), (0, -60, -110), (10, -58, -160))
     radii = [0.72 * root, 0.82 * root, 0.88 * up, up, up, 0.92 * up, down, down, down, down, 0.92 * down, 0.9 * down]
     first = np.cross(AORTIC_AXIS, APEX)
     first /= np.linalg.norm(first)
