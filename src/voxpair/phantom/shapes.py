@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-FAR_MM = 60.0
+FAR_MM = 200.0
 """Value of a field where nothing is near; only the neighbourhood of zero is ever used."""
 
 Slices = tuple[slice, slice, slice]
