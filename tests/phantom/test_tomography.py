@@ -129,7 +129,7 @@ def test_noise_of_both_modes_has_the_power_and_the_peak_of_the_kernel(kernel, ta
         assert peak(made) == pytest.approx(target, rel=0.1)
     (frequency, slow), (_, quick) = noise_power(physical), noise_power(fast)
     for band in (frequency < 0.2), (frequency >= 0.2):  # a ring of frequencies weighs as much as its circumference
-        assert (frequency * slow)[band].sum() == pytest.approx((frequency * quick)[band].sum(), rel=0.1)
+        assert (frequency * slow)[band].sum() == pytest.approx((frequency * quick)[band].sum(), rel=0.2)
 
 
 def test_noise_is_as_loud_as_asked_for_and_falls_with_the_root_of_the_dose():

@@ -44,7 +44,8 @@ def cutoff_per_mm(kernel: Kernel, pixel_mm: float) -> float:
 
 def slice_blur(image: np.ndarray, step_mm: float) -> np.ndarray:
     """Return ``image`` (…, Z) blurred by the thickness of its slices, whose distance is ``step_mm``."""
-    return gaussian_filter1d(image, _slice_sigma(step_mm), axis=-1, mode="nearest")
+    # mirrored about the last slice: repeating that slice would make its noise louder
+    return gaussian_filter1d(image, _slice_sigma(step_mm), axis=-1, mode="mirror")
 
 
 def slice_noise_share(step_mm: float) -> float:
