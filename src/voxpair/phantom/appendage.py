@@ -21,15 +21,15 @@ _ASIDE = (_ASIDE - _ASIDE @ _AHEAD * _AHEAD) / np.linalg.norm(_ASIDE - _ASIDE @ 
 _STEP_MM, _STEPS, _NODE_MM = 0.7, 40, 6.0
 
 
-def appendage_shapes(p: HeartParameters) -> list[Tube]:
+def appendage_shapes(p: HeartParameters, scale: float) -> list[Tube]:
     """Return the appendage as it would grow without neighbours.
 
     It leaves the front of the left wall beside the upper left vein, and points to the ventricle below the pulmonary
     trunk. Two tubes side by side make the orifice oval. Chicken wings bend sharply, cactuses carry thin lobes,
     cauliflowers are short and lobed all round.
     """
-    short, aside_mm = 0.35 * p.laa_orifice_mm, 0.15 * p.laa_orifice_mm
-    length, bend = p.laa_length_mm, np.radians(p.laa_bend_deg)
+    short, aside_mm = 0.35 * p.laa_orifice_mm / scale, 0.15 * p.laa_orifice_mm / scale
+    length, bend = p.laa_length_mm / scale, np.radians(p.laa_bend_deg)
     beyond = np.cos(bend) * _AHEAD + np.sin(bend) * _ASIDE
     normal = np.cross(_AHEAD, _ASIDE)
     elbow = ORIFICE + 0.5 * length * _AHEAD

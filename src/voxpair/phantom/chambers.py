@@ -84,7 +84,7 @@ def wall_around(
 
 def left_atrium(grid: VoxelGrid, p: HeartParameters, blocked: np.ndarray, grow: Grow) -> tuple[np.ndarray, np.ndarray]:
     """Return the atrium with the first centimetre of its four veins, and the veins as far as they are seen."""
-    radius = p.vein_radius_mm
+    radius, label_mm = p.vein_radius_mm / grid.pose.scale, p.vein_label_mm / grid.pose.scale
     ostia = [(40, -27, 19), (40, -29, 0), (-5, -28, 20), (-4, -32, 3)]
     ends = [(78, -30, 42), (80, -50, -12), (-46, -30, 48), (-46, -60, -8)]
     veins, stumps = [], []
@@ -92,7 +92,7 @@ def left_atrium(grid: VoxelGrid, p: HeartParameters, blocked: np.ndarray, grow: 
         outward = (end - ostium) / np.linalg.norm(end - ostium)
         inside = ostium - 12 * outward
         veins.append(Tube([inside, ostium, end], [radius, radius, 0.6 * radius]))
-        stumps.append(Tube([inside, ostium + max(p.vein_label_mm - radius, 1) * outward], [radius, radius]))
+        stumps.append(Tube([inside, ostium + max(label_mm - radius, 1) * outward], [radius, radius]))
     chamber = Ellipsoid(LA_CENTRE, (27, 19, 25))
     funnel = Tube([0.5 * (LA_CENTRE + MITRAL_VALVE), MITRAL_VALVE + 4 * APEX], [15, 14])
     own = grid.draw(chamber, funnel, *stumps, blend_mm=5, margin_mm=18)
@@ -102,15 +102,15 @@ def left_atrium(grid: VoxelGrid, p: HeartParameters, blocked: np.ndarray, grow: 
 
 def right_atrium(grid: VoxelGrid, p: HeartParameters, blocked: np.ndarray, grow: Grow) -> tuple[np.ndarray, np.ndarray]:
     """Return the atrium with its appendage and the first centimetre of both venae cavae, and these veins."""
-    radius = p.vena_cava_radius_mm
+    radius, label_mm = p.vena_cava_radius_mm / grid.pose.scale, p.vein_label_mm / grid.pose.scale
     upper = Tube([(47, 6, 0), (51, 1, 30), (52, 2, 60), (46, 4, 120)], [radius, radius, radius, 0.9 * radius])
     lower = Tube([(44, 2, -28), (41, -6, -50), (38, -14, -110)], [1.15 * radius, 1.15 * radius, 1.1 * radius])
     ear = Tube([(44, 24, 2), (36, 36, 16)], [12, 8])
     tricuspid = Tube([(44, 18, -13), (33, 28, -15)], [16, 15])
     chamber = grid.draw(Ellipsoid(RA_CENTRE, (21, 24, 28)), ear, tricuspid, blend_mm=6, margin_mm=18)
     cava = grid.draw(upper, lower)
-    top = RA_CENTRE[2] + 28 + p.vein_label_mm
-    bottom = RA_CENTRE[2] - 28 - p.vein_label_mm
+    top = RA_CENTRE[2] + 28 + label_mm
+    bottom = RA_CENTRE[2] - 28 - label_mm
     ends = np.maximum(grid.beyond((0, 0, top), (0, 0, 1)), -grid.beyond((0, 0, bottom), (0, 0, 1)))
     own = smooth_union(chamber, np.maximum(cava, ends), 4)
     blocked = np.maximum.reduce([blocked, grid.beyond(6 * APEX, APEX), ends])
@@ -124,7 +124,7 @@ def right_ventricle(
     centre = 30 * APEX + 33 * SEPTAL - 2 * INFERIOR
     size = (chamber_volumes(p)["RV"] / grid.pose.scale**3 / _TYPICAL_RV_ML) ** (1 / 3)
     main = Ellipsoid(centre, np.array([24, 36, 46]) * size, FRAME)
-    wide = p.infundibulum_radius_mm
+    wide = p.infundibulum_radius_mm / grid.pose.scale
     path = [(10, 42, -18), (2, 43, 2), PULMONARY_VALVE + 2 * PULMONARY_AXIS]
     outflow = Tube(path, [1.2 * wide, wide, 0.92 * wide])
     inlet = Tube([(33, 29, -15), centre], [16 * size, 18 * size])

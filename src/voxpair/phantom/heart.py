@@ -60,14 +60,14 @@ class Heart:
 
     ``structures``: by label name, mutually exclusive. ``vessels``: blood that goes on beyond the labels:
     ``veins`` (pulmonary), ``cava``, ``pulmonary``, ``aorta``, ``coronary``. ``muscles``: papillary muscles and
-    trabeculae within LV and RV. ``pulmonary_reach``: how far the label PA goes along the artery. ``laa_depth``: 0 at
-    the appendage's orifice, 1 at its tip. ``lateral``: -1 at the septum, 1 at the lateral wall.
+    trabeculae within LV and RV. ``reach``: how far the labels AO and PA go along their vessels. ``laa_depth``: 0 at the
+    appendage's orifice, 1 at its tip. ``lateral``: -1 at the septum, 1 at the lateral wall.
     """
 
     structures: dict[str, np.ndarray]
     vessels: dict[str, np.ndarray]
     muscles: dict[str, np.ndarray]
-    pulmonary_reach: np.ndarray
+    reach: dict[str, np.ndarray]
     laa_depth: np.ndarray
     lateral: np.ndarray
 
@@ -119,8 +119,8 @@ def _assemble(grid: VoxelGrid, p: HeartParameters, grow: Grow, lay: Lay) -> Hear
     wall = p.wall_mm
     lv, lv_muscle, body = left_ventricle(grid, p, grow)
     epicardium, lateral = wall_around(grid, p, lv, body, grow)
-    ao, ao_label = _aorta(grid, p, lv)
-    artery, reach = _pulmonary_artery(grid, p, np.maximum(wall - ao, wall - epicardium))
+    ao, ao_reach = _aorta(grid, p, lv)
+    artery, pa_reach = _pulmonary_artery(grid, p, np.maximum(wall - ao, wall - epicardium))
     la, veins = left_atrium(grid, p, np.maximum.reduce([-lv, 0.3 - epicardium, wall - ao, wall - artery]), grow)
     blocked = np.maximum.reduce([-la, 1 - epicardium, wall - ao, wall - artery, 0.5 - veins])
     laa, depth = _appendage(grid, p, blocked, grow, lay)
@@ -129,24 +129,25 @@ def _assemble(grid: VoxelGrid, p: HeartParameters, grow: Grow, lay: Lay) -> Hear
     blocked = np.maximum.reduce([-epicardium, 2 * wall - lv, wall - ao, -artery, -ra, 1 - laa, wall - la])
     rv, rv_muscle = right_ventricle(grid, p, blocked, grow)
     structures = {"MYO": np.maximum.reduce([epicardium, -lv, -ao]), "LA": la, "LV": lv, "RA": ra, "RV": rv}
-    structures |= {"AO": ao_label, "PA": np.maximum(artery, reach), "LAA": laa}
+    structures |= {"AO": np.maximum(ao, ao_reach), "PA": np.maximum(artery, pa_reach), "LAA": laa}
     vessels = {"veins": veins, "cava": cava, "pulmonary": artery, "aorta": ao}
     vessels["coronary"] = coronaries(grid, p, structures, epicardium)
-    return Heart(structures, vessels, {"LV": lv_muscle, "RV": rv_muscle}, reach, depth, lateral)
+    muscles, reach = {"LV": lv_muscle, "RV": rv_muscle}, {"AO": ao_reach, "PA": pa_reach}
+    return Heart(structures, vessels, muscles, reach, depth, lateral)
 
 
 def _aorta(grid: VoxelGrid, p: HeartParameters, lv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the aorta, and what is labelled AO: from the valve to the middle of the arch."""
+    """Return the aorta, and the field that is negative where it is labelled: from its valve to mid-arch."""
     aorta = grid.draw(*aorta_shapes(p, grid.pose), blend_mm=4)
     outflow = grid.beyond(AORTIC_VALVE, AORTIC_AXIS)
     in_front = grid.beyond((0, -36, 0), (0, 1, 0))  # the descending limb passes the valve's height behind the heart
     ao = np.maximum.reduce([aorta, np.minimum(-outflow, in_front), -lv])
-    return ao, np.maximum(ao, -in_front)
+    return ao, -in_front
 
 
 def _pulmonary_artery(grid: VoxelGrid, p: HeartParameters, blocked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the pulmonary artery, and the field that is negative where it is labelled."""
-    trunk, branches = pulmonary_shapes(p)
+    trunk, branches = pulmonary_shapes(p, grid.pose)
     valve = -grid.beyond(PULMONARY_VALVE, PULMONARY_AXIS)
     artery = np.maximum.reduce([grid.draw(trunk, *branches, blend_mm=5), valve, blocked])
     reach = grid.draw(Ellipsoid(BIFURCATION, [PULMONARY_LABEL_MM] * 3), trunk, margin_mm=30)
@@ -157,7 +158,7 @@ def _appendage(
     grid: VoxelGrid, p: HeartParameters, blocked: np.ndarray, grow: Grow, lay: Lay
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the appendage and how deep each voxel lies in it."""
-    shapes = lay(appendage_shapes(p), grid, blocked)
+    shapes = lay(appendage_shapes(p, grid.pose.scale), grid, blocked)
     own = grid.draw(*shapes, blend_mm=2)
     last = np.array(shapes[0].path[-1])
     depth = grid.beyond(ORIFICE, last - ORIFICE) / (grid.pose.scale * np.linalg.norm(last - ORIFICE))

@@ -1,4 +1,4 @@
-"""Metal in and around the heart: pacemaker lead, wires in the sternum, a ring of a mechanical valve, a coronary stent.
+"""Metal in and around the heart: a pacemaker lead, wires in the sternum, a mechanical mitral valve, a coronary stent.
 
 In: a patient. Out: tubes in heart coordinates, which beat and turn with the heart, and tubes in body coordinates.
 """
@@ -9,9 +9,11 @@ import numpy as np
 
 from voxpair.phantom.anatomy import HeartParameters
 from voxpair.phantom.bones import MIDLINE_MM, sternum_mm
-from voxpair.phantom.frame import AORTIC_AXIS, AORTIC_VALVE
+from voxpair.phantom.frame import APEX, MITRAL_VALVE
 from voxpair.phantom.shapes import Tube
 
+_PROSTHESIS_MM = 13.0
+"""Radius of a mechanical mitral valve."""
 _WIRES_MM = (-36, -10, 18, 46, 74)
 """Heights of the wires that close the sternum."""
 
@@ -22,7 +24,7 @@ def metal_parts(p: HeartParameters) -> tuple[list[Tube], list[Tube]]:
         path = [(50, 3, 110), (51, 2, 40), (44, 14, -8), (28, 32, -20), (2, 46, -28), (-14, 47, -34)]
         return [Tube(path, [1.1] * len(path))], []
     if p.metal == "valve":
-        return [_ring(AORTIC_VALVE + 1.5 * AORTIC_AXIS, AORTIC_AXIS, 0.68 * p.aortic_root_radius_mm, 1.3)], []
+        return [_ring(MITRAL_VALVE + 1.5 * APEX, APEX, _PROSTHESIS_MM, 1.3)], []
     if p.metal == "stent":
         return [Tube([(-12, 19, 14), (-17, 26, 8), (-21, 33, 1)], [p.coronary_radius_mm + 0.2] * 3)], []
     if p.metal == "wires":

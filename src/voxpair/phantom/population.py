@@ -54,6 +54,8 @@ _LAA_SHAPES = {
     "cactus": ((30, 10), 32),
 }
 _EJECTION = {"M": (0.634, 0.077), "F": (0.664, 0.076)}
+_ELONGATION = {"M": 1.75, "F": 1.65}
+"""Length over diameter: the inner diameter is 48 mm in both sexes (Kang et al. 2017)."""
 _MOST_RV_EJECTION = 0.68
 _CALCIFIED_SHARE = 0.3
 """Share of patients with any coronary calcium."""
@@ -131,7 +133,7 @@ def _shape(sex: str, rng: np.random.Generator) -> dict[str, float]:
     """Draw what sizes do not say: proportions, walls, deformation, turn of the heart."""
     calcified = rng.uniform() < _CALCIFIED_SHARE
     shape = {
-        "lv_elongation": float(np.clip(rng.normal(1.75, 0.12), 1.45, 2.1)),
+        "lv_elongation": float(np.clip(rng.normal(_ELONGATION[sex], 0.12), 1.35, 2.1)),
         "septal_thickening": float(np.clip(rng.normal(0.12, 0.05), 0, 0.3)),
         "apical_thinning": float(np.clip(rng.normal(0.45, 0.08), 0.2, 0.7)),
         "papillary_radius_mm": float(rng.uniform(3.5, 5.5)),

@@ -27,6 +27,9 @@ from voxpair.phantom.metal import metal_parts
 from voxpair.phantom.shapes import Ellipsoid, VoxelGrid
 from voxpair.phantom.thorax import pericardium, thorax_layers
 
+_OVERLAP_MM = 3.0
+"""By how much a vessel beyond its label overlaps the labelled part, so that no seam shows."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -68,7 +71,7 @@ def build_scene(
     metal = None
     if inner or outer:
         metal = np.minimum(grid.draw(*inner, margin_mm=6), body.draw(*outer, margin_mm=6))
-    return Scene(layers + _heart_layers(heart, grid, p), metal, heart.vessels["pulmonary"], heart.pulmonary_reach)
+    return Scene(layers + _heart_layers(heart, grid, p), metal, heart.vessels["pulmonary"], heart.reach["PA"])
 
 
 def _heart_layers(heart: Heart, grid: VoxelGrid, p: HeartParameters) -> list[Layer]:
@@ -85,6 +88,10 @@ def _heart_layers(heart: Heart, grid: VoxelGrid, p: HeartParameters) -> list[Lay
     level["RA"] = inflow_level(vessels["cava"], cava, texture + 0.5 * fine, levels)
     level["RV"] = streaming_level(levels["RV"], texture + 0.5 * fine, levels)
     level["LAA"] = appendage_level(heart.laa_depth, levels)
+    beyond = {  # no edge is painted twice, for that would move it
+        name: np.maximum(vessels[vessel], -heart.reach[name] - _OVERLAP_MM)
+        for name, vessel in (("AO", "aorta"), ("PA", "pulmonary"))
+    }
     leaflets = np.maximum(np.abs(grid.beyond(AORTIC_VALVE, AORTIC_AXIS)) - 0.6, grid.draw(_valve(p)))
     calcium = np.maximum(vessels["coronary"] - 0.4, _calcified(grid, p))
     return [
@@ -95,8 +102,8 @@ def _heart_layers(heart: Heart, grid: VoxelGrid, p: HeartParameters) -> list[Lay
         Layer(calcium, 900.0, tissue="calcium"),
         Layer(vessels["cava"], cava, tissue="blood"),
         Layer(vessels["veins"], level["LA"], tissue="blood"),
-        Layer(vessels["pulmonary"], level["PA"], tissue="blood"),
-        Layer(vessels["aorta"], level["AO"], tissue="blood"),
+        Layer(beyond["PA"], level["PA"], tissue="blood"),
+        Layer(beyond["AO"], level["AO"], tissue="blood"),
         Layer(parts["MYO"], muscle_hu, "MYO"),
         *(Layer(parts[name], level[name], name, "blood") for name in ("LA", "LV", "RA", "RV", "AO", "PA", "LAA")),
         Layer(heart.muscles["LV"], muscle_hu, "MYO", annotated=False),

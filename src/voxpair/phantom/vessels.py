@@ -32,7 +32,8 @@ def fixed(pose: Pose, *places_mm: tuple[float, float, float]) -> list[np.ndarray
 def aorta_shapes(p: HeartParameters, pose: Pose) -> list[Tube | Ellipsoid]:
     """Return root with its three sinuses, ascending part, arch, and the limb that runs down left of the spine."""
     top = p.arch_height_mm
-    root, up, down = p.aortic_root_radius_mm, p.ascending_radius_mm, p.descending_radius_mm
+    radii = p.aortic_root_radius_mm, p.ascending_radius_mm, p.descending_radius_mm
+    root, up, down = (radius / pose.scale for radius in radii)
     path = [AORTIC_VALVE - 3 * AORTIC_AXIS, (20, 16, 23), (25, 17, 34), (28, 17, 52), (26, 9, 76 + top)]
     path += fixed(pose, (16, -8, 94 + top), (0, -34, 97 + top), (-8, -56, 82 + top), (-10, -66, 55))
     path += fixed(pose, (-10, -64, 0), (0, -60, -110), (10, -58, -160))
@@ -47,9 +48,9 @@ def aorta_shapes(p: HeartParameters, pose: Pose) -> list[Tube | Ellipsoid]:
     return [Tube(path, radii), *sinuses]
 
 
-def pulmonary_shapes(p: HeartParameters) -> tuple[Tube, list[Tube]]:
+def pulmonary_shapes(p: HeartParameters, pose: Pose) -> tuple[Tube, list[Tube]]:
     """Return the trunk, and its right and left branch with their first divisions."""
-    wide, thin = p.pulmonary_trunk_radius_mm, p.pulmonary_branch_radius_mm
+    wide, thin = p.pulmonary_trunk_radius_mm / pose.scale, p.pulmonary_branch_radius_mm / pose.scale
     trunk = Tube([PULMONARY_VALVE - 3 * PULMONARY_AXIS, (-9, 25, 40), (-9, 8, 52), BIFURCATION], [wide] * 4)
     right = Tube([BIFURCATION, (14, -14, 54), (42, -18, 49), (62, -24, 42)], [thin * 1.1, thin, thin, 0.7 * thin])
     left = Tube(
@@ -79,12 +80,10 @@ def coronaries(
     descending, circumflex, right = grooves
     circumflex = np.maximum(circumflex, away - 75)
     field = np.minimum.reduce([descending, circumflex, right]) - radius
-    root = p.aortic_root_radius_mm
+    root, thin = p.aortic_root_radius_mm / grid.pose.scale, p.coronary_radius_mm / grid.pose.scale
     start = AORTIC_VALVE + 10 * AORTIC_AXIS
     stems = [
-        Tube(
-            [start + np.array([-0.6 * root, -0.3 * root, 0]), (-6, 14, 20), (-14, 18, 12)], [p.coronary_radius_mm] * 3
-        ),
-        Tube([start + np.array([0.4 * root, 0.8 * root, 0]), (28, 36, 14), (36, 38, 2)], [p.coronary_radius_mm] * 3),
+        Tube([start + np.array([-0.6 * root, -0.3 * root, 0]), (-6, 14, 20), (-14, 18, 12)], [thin] * 3),
+        Tube([start + np.array([0.4 * root, 0.8 * root, 0]), (28, 36, 14), (36, 38, 2)], [thin] * 3),
     ]
     return np.minimum(field, grid.draw(*stems, margin_mm=8))
