@@ -73,7 +73,7 @@ class HeartParameters:
     septal_thickening: float = 0.12
     apical_thinning: float = 0.45
     papillary_radius_mm: float = 4.5
-    trabecula_mm: float = 1.5
+    trabecula_mm: float = 2.0
     turn_axial_deg: float = 0.0
     turn_coronal_deg: float = 0.0
     turn_sagittal_deg: float = 0.0
@@ -95,7 +95,7 @@ class HeartParameters:
     laa_bend_deg: float = 40.0
     laa_orifice_mm: float = 24.5
     wall_mm: float = 2.5
-    epicardial_fat_mm: float = 5.0
+    epicardial_fat_mm: float = 3.2
     subcutaneous_fat_mm: float = 16.0
     breast_mm: float = 0.0
     thorax_half_width_mm: float = 128.0

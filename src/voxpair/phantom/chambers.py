@@ -58,7 +58,7 @@ def left_ventricle(grid: VoxelGrid, p: HeartParameters, grow: Grow) -> tuple[np.
         muscles.append(Tube([foot, twin], [0.9 * p.papillary_radius_mm, 0.6 * p.papillary_radius_mm]))
     rng = np.random.default_rng([p.detail_seed, 7])
     apical = grid.beyond(0.25 * length * APEX, APEX) / length
-    ridges = p.trabecula_mm * (smooth_texture(grid.axes, 6.0, rng) + 0.4 + np.clip(apical, -0.6, 0.6)) - 0.5
+    ridges = p.trabecula_mm * (smooth_texture(grid.axes, 5.0, rng) + 0.3 + np.clip(apical, -0.6, 0.6)) - 0.5
     inside = np.minimum(grid.draw(*muscles, blend_mm=2) if p.papillary_radius_mm > 0 else -cavity, -cavity - ridges)
     return cavity, np.maximum(inside, cavity), body
 
@@ -133,5 +133,5 @@ def right_ventricle(
     cavity = np.maximum(own - grow("RV", own, blocked), blocked)
     rng = np.random.default_rng([p.detail_seed, 8])
     apical = np.clip(grid.beyond(20 * APEX, APEX) / 40, -0.8, 0.8)
-    ridges = p.trabecula_mm * (1.3 * smooth_texture(grid.axes, 7.0, rng) + 0.3 + apical) - 0.5
+    ridges = p.trabecula_mm * (1.3 * smooth_texture(grid.axes, 6.0, rng) + 0.3 + apical) - 0.5
     return cavity, np.maximum(-cavity - ridges, cavity)

@@ -41,7 +41,7 @@ SIZES: dict[str, tuple[tuple[float, float], tuple[float, float], float]] = {
     "thorax_half_width_mm": ((132.0, 6.5), (118.0, 6.0), 0.70),
     "thorax_half_depth_mm": ((88.0, 4.0), (81.0, 4.0), 0.60),
     "subcutaneous_fat_mm": ((14.0, 5.0), (19.0, 6.5), 0.30),
-    "epicardial_fat_mm": ((5.0, 1.5), (4.5, 1.4), 0.20),
+    "epicardial_fat_mm": ((3.2, 1.3), (3.0, 1.2), 0.20),
 }
 _LAA_ORIFICE_MM = {"M": (24.8, 3.8), "F": (22.7, 4.1)}
 _MORPHOLOGIES = {"windsock": 0.467, "cauliflower": 0.291, "chicken_wing": 0.183, "cactus": 0.059}
@@ -137,7 +137,7 @@ def _shape(sex: str, rng: np.random.Generator) -> dict[str, float]:
         "septal_thickening": float(np.clip(rng.normal(0.12, 0.05), 0, 0.3)),
         "apical_thinning": float(np.clip(rng.normal(0.45, 0.08), 0.2, 0.7)),
         "papillary_radius_mm": float(rng.uniform(3.5, 5.5)),
-        "trabecula_mm": float(rng.uniform(0.8, 2.2)),
+        "trabecula_mm": float(rng.uniform(1.2, 3.0)),
         "wall_mm": float(rng.uniform(2.2, 3.2)),
         "arch_height_mm": float(rng.normal(0, 5)),
         "diaphragm_height_mm": float(rng.normal(0, 5)),

@@ -79,14 +79,15 @@ def _heart_layers(heart: Heart, grid: VoxelGrid, p: HeartParameters) -> list[Lay
     levels, parts, vessels = p.levels_hu, heart.structures, heart.vessels
     texture = smooth_texture(grid.axes, 16.0, np.random.default_rng([p.detail_seed, 6]))
     fine = smooth_texture(grid.axes, 9.0, np.random.default_rng([p.detail_seed, 10]))
+    mixing = 0.75 * texture + 0.65 * smooth_texture(grid.axes, 6.0, np.random.default_rng([p.detail_seed, 13]))
     muscle_hu = myocardium_level(heart.lateral, levels, p.contrast) + 3 * fine
     chambers = np.minimum.reduce([parts[name] for name in ("LA", "LV", "RA", "RV", "LAA")])
     pipes = np.minimum.reduce([vessels[name] for name in ("veins", "cava", "pulmonary", "aorta")])
     above = np.clip((grid.points[2] - 5) / 25, 0, 1)  # contrast comes from above; the lower vein brings plain blood
     cava = above * levels["SVC"] + (1 - above) * min(levels["RA"], 110.0)
     level = {name: levels[name] + 4 * fine for name in ("LA", "LV", "AO", "PA")}
-    level["RA"] = inflow_level(vessels["cava"], cava, texture + 0.5 * fine, levels)
-    level["RV"] = streaming_level(levels["RV"], texture + 0.5 * fine, levels)
+    level["RA"] = inflow_level(vessels["cava"], cava, mixing, levels)
+    level["RV"] = streaming_level(levels["RV"], mixing, levels)
     level["LAA"] = appendage_level(heart.laa_depth, levels)
     beyond = {  # no edge is painted twice, for that would move it
         name: np.maximum(vessels[vessel], -heart.reach[name] - _OVERLAP_MM)

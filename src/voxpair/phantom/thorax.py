@@ -18,6 +18,8 @@ from voxpair.phantom.shapes import Ellipsoid, Tube, VoxelGrid, smooth_union
 _WALL_MM = 18.0
 _THIN_IN_FRONT = 0.25
 """By what share the wall is thinner at the sternum."""
+_GROOVE_MM = 12.0
+"""Over which width fat fills the grooves between chambers."""
 
 
 def thorax_layers(grid: VoxelGrid, p: HeartParameters, sac: np.ndarray, heart_outside: np.ndarray) -> list[Layer]:
@@ -124,7 +126,7 @@ def _mediastinum(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray)
     """Return the fat between the lungs: around heart, great vessels, gullet and spine, and behind the sternum."""
     x, y, top, front = MIDLINE_MM, SPINE_MM, 170, sternum_mm(p)
     columns = [
-        Tube([(x - 12, y + 18, -top), (x - 12, y + 10, top)], [20, 20]),
+        Tube([(x - 14, y + 22, -top), (x - 10, y + 12, top)], [13, 16]),
         Tube([(x, spine_mm(-top), -top), (x, spine_mm(top), top)], [22, 22]),
         Tube([(x - 8, -30, 62), (x - 6, -30, top)], [30, 33]),
         Tube([(x - 6, 8, 58), (x - 6, 5, top)], [30, 32]),
@@ -133,7 +135,7 @@ def _mediastinum(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray)
         Tube([(50, -26, 30), (56, -26, 48)], [17, 15]),
         Tube([(-22, -34, 34), (-30, -36, 54)], [17, 14]),
     ]
-    return smooth_union(grid.draw(*columns, blend_mm=10), heart_outside, 8)
+    return smooth_union(grid.draw(*columns, blend_mm=10), heart_outside, 6)
 
 
 def _airways(grid: VoxelGrid, muscle_hu: float) -> list[Layer]:
@@ -163,7 +165,7 @@ def pericardium(structures: dict[str, np.ndarray], fat_mm: float, below: np.ndar
     """
     outer = structures["MYO"]
     for name in ("LV", "LA", "RA", "RV", "LAA"):
-        outer = smooth_union(outer, structures[name], 14)
-    great = smooth_union(structures["AO"], structures["PA"], 14)
-    sac = smooth_union(outer, np.maximum(great, below), 14) - fat_mm
-    return sac, smooth_union(sac, great - fat_mm, 14)
+        outer = smooth_union(outer, structures[name], _GROOVE_MM)
+    great = smooth_union(structures["AO"], structures["PA"], _GROOVE_MM)
+    sac = smooth_union(outer, np.maximum(great, below), _GROOVE_MM) - fat_mm
+    return sac, smooth_union(sac, great - fat_mm, _GROOVE_MM)
