@@ -152,6 +152,26 @@ def test_with_the_same_quanta_a_thicker_patient_is_noisier_and_the_middle_noisie
     assert sd[0][32, 32, 2] > 1.2 * sd[0][32, 4, 2]
 
 
+def test_the_tube_works_harder_where_the_patient_is_thicker():
+    axes = scan_axes(2, 64, 3.0)
+    grid = surroundings(axes, 3, 4)
+    wide = disc([grid.axes[0] / 1.5, grid.axes[1], grid.axes[2]], 100)[:, :, None].repeat(len(grid.axes[2]), 2)
+    oval = Scanner.for_grid(axes, "standard", 120).exposed(25.0, 1.0, wide, grid)
+    round_ = loud(Scanner.for_grid(axes, "standard", 120))
+    np.testing.assert_allclose(round_.current, 1, atol=0.05)
+    assert oval.current.mean() == pytest.approx(1)
+    side, front = oval.current[len(oval.current) // 2], oval.current[0]  # rays along x, rays along y
+    assert side > 1.5 * front
+
+
+def test_a_coarse_image_is_as_noisy_as_asked_for_too():
+    axes = scan_axes(8, 48, 2.5)
+    scanner = loud(Scanner.for_grid(axes, "standard", 120))
+    noisy, *_ = water_scan(scanner)
+    quiet, *_ = water_scan(replace(scanner, quanta=np.inf))
+    assert (noisy - quiet)[12:36, 12:36].std() == pytest.approx(25, rel=0.1)
+
+
 def test_metal_darkens_what_lies_between_and_streaks_what_lies_around():
     steel, water = rods("steel", 1.0), rods("steel", 0.0)
     assert np.abs(water[8:-8, 8:-8]).max() < 15

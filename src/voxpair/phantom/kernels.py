@@ -23,11 +23,12 @@ from typing import Literal
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
+from scipy.special import erf
 
 Kernel = Literal["soft", "standard", "sharp"]
 
 _PEAK_PER_MM = {"soft": 0.20, "standard": 0.25, "sharp": 0.30}
-_PEAK_SHARE = 0.55
+_PEAK_SHARE = 0.8
 """A grid coarser than the scanner's holds averages: the peak stays below this share of the grid's Nyquist frequency."""
 _OVERLAP = 1.3
 """Slices are so many times thicker than their distance, as scanners reconstruct them, and at least 1 mm x this."""
@@ -79,9 +80,13 @@ def noise(shape: tuple[int, int, int], spacing_mm: np.ndarray, kernel: Kernel, r
     return slice_blur(shaped, float(spacing_mm[2])) / np.float32(np.sqrt(slice_noise_share(float(spacing_mm[2]))))
 
 
-def filtered_power(cutoff: float) -> float:
-    """Return the integral of (f A(f))^2 over all frequencies: white noise of unit density after the filter."""
-    return float(np.sqrt(np.pi) / 2 * cutoff**3)
+def filtered_power(cutoff: float, pitch_mm: float) -> float:
+    """Return the integral of (f A(f))^2 over the frequencies that detectors ``pitch_mm`` apart can hold.
+
+    It is the variance of white noise of unit density behind the filter.
+    """
+    limit = 0.5 / pitch_mm / cutoff
+    return float(cutoff**3 * (np.sqrt(np.pi) / 2 * erf(limit) - limit * np.exp(-(limit**2))))
 
 
 def _slice_sigma(step_mm: float) -> float:

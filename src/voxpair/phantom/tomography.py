@@ -21,7 +21,7 @@ Shapes: X Y Z voxel axes of the image, K materials, V views, D detectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -77,7 +77,8 @@ def surroundings(axes: Sequence[np.ndarray], pixel_mm: float, slice_mm: float) -
 class Scanner:
     """Tube, detectors and filter for images on ``axes`` (mm).
 
-    ``quanta``: N_0 per reading; infinite: no noise. ``electronic``: SD of the electronics, in quanta.
+    ``quanta``: N_0 per reading, on average over the views; infinite: no noise. ``electronic``: SD of the electronics,
+    in quanta. ``current`` of the tube (V,) in so many even views, 1 on average.
     """
 
     axes: Sequence[np.ndarray]
@@ -85,6 +86,7 @@ class Scanner:
     cutoff: float
     quanta: float = np.inf
     electronic: float = 0.0
+    current: np.ndarray = field(default_factory=lambda: np.ones(_MAP_VIEWS))
 
     @classmethod
     def for_grid(cls, axes: Sequence[np.ndarray], kernel: Kernel, tube_voltage_kv: int) -> Scanner:
@@ -95,7 +97,9 @@ class Scanner:
         """Return this scanner with as many quanta as the patient needs, and its electronics.
 
         At 120 kV, dose 1 and the standard kernel the noise in the middle of the image is ``noise_hu``, for thick and
-        for thin patients: automatic exposure control. Another voltage sends the same number of quanta.
+        for thin patients: automatic exposure control. Another voltage sends the same number of quanta. Views along
+        which the patient is thick get more of them, in inverse proportion to the root of what reaches the middle of
+        the detectors, which is what makes best use of a dose (Gies et al. 1999).
 
         Args:
             noise_hu: wanted SD; 0: no noise.
@@ -108,9 +112,14 @@ class Scanner:
         tube = beam(REFERENCE_KV)
         left = float(tube.signal({"water": np.array([REFERENCE_PATH_MM])})[0])
         electronic = float(np.sqrt(_ELECTRONIC_SHARE * left))
-        trial = Scanner(self.axes, tube, cutoff_per_mm("standard", _pixel_mm(self.axes)), 1.0, electronic)
+        signal = self._chest_signal(density, around, tube)[0]
+        middle = slice(signal.shape[1] // 2 - 4, signal.shape[1] // 2 + 4)
+        current = signal[:, middle].mean(axis=(1, 2)) ** -0.5
+        current /= current.mean()
+        cutoff = cutoff_per_mm("standard", _pixel_mm(self.axes))
+        trial = Scanner(self.axes, tube, cutoff, 1.0, electronic, current)
         needed = trial._variance(density, around)[around.middle].mean() / (noise_hu / 1000) ** 2
-        return replace(self, quanta=needed * dose, electronic=electronic * np.sqrt(needed))
+        return replace(self, quanta=needed * dose, electronic=electronic * np.sqrt(needed), current=current)
 
     @property
     def pitch_mm(self) -> float:
@@ -126,7 +135,7 @@ class Scanner:
     def _noise_gain(self) -> float:
         """SD in the image (density against water) for path noise of 1 mm in every ray."""
         share = slice_noise_share(float(self.axes[2][1] - self.axes[2][0]))
-        return float(np.pi * np.sqrt(self.pitch_mm / self.views * filtered_power(self.cutoff) * share))
+        return float(np.pi * np.sqrt(self.pitch_mm / self.views * filtered_power(self.cutoff, self.pitch_mm) * share))
 
     def noise_hu(self, density: np.ndarray, around: Surroundings) -> np.ndarray:
         """Return the noise's SD in HU (X, Y, Z): louder where rays had farther to go.
@@ -142,14 +151,21 @@ class Scanner:
 
     def _variance(self, density: np.ndarray, around: Surroundings) -> np.ndarray:
         """Return the noise's variance on ``around``'s grid, of density against water."""
-        angles = view_angles(_MAP_VIEWS)
-        projector = _projector(around.axes, self.axes, _pixel_mm(around.axes))
-        paths = projector.project(np.ascontiguousarray(density.reshape(-1, density.shape[2])), angles)
-        counted = self.quanta * self.tube.signal({"water": paths})
+        signal, paths, projector = self._chest_signal(density, around, self.tube)
+        counted = self.quanta * self.current[:, None, None] * signal
         slope = self.tube.slope("water", paths.ravel()).reshape(paths.shape)
         per_ray = (1 / counted + (self.electronic / counted) ** 2) / slope**2
-        mean = projector.back_project(per_ray.astype(np.float32), angles).reshape(density.shape) / _MAP_VIEWS
-        return self._noise_gain**2 * mean
+        total = projector.back_project(per_ray.astype(np.float32), view_angles(_MAP_VIEWS)).reshape(density.shape)
+        return self._noise_gain**2 * total / _MAP_VIEWS
+
+    def _chest_signal(
+        self, density: np.ndarray, around: Surroundings, tube: Beam
+    ) -> tuple[np.ndarray, np.ndarray, Projector]:
+        """Return signals and water paths (V, D, Z) of a few views on ``around``'s grid, and their projector."""
+        projector = _projector(around.axes, self.axes, _pixel_mm(around.axes))
+        columns = np.ascontiguousarray(density.reshape(-1, density.shape[2]))
+        paths = projector.project(columns, view_angles(_MAP_VIEWS))
+        return tube.signal({"water": paths}), paths, projector
 
     def image(
         self,
@@ -181,19 +197,21 @@ class Scanner:
             paths = inner.project(_at(near, time), group).reshape(-1, len(materials), slices)
             paths += outer.project(far, group).reshape(-1, len(materials), len(between)) @ between
             signal = self.tube.signal({name: paths[:, k] for k, name in enumerate(materials)})
-            water = self.tube.water_path(self._counted(signal, rng)).reshape(len(group), inner.detectors, slices)
+            sent = self.quanta * np.interp(group, view_angles(_MAP_VIEWS), self.current, period=np.pi)
+            counted = self._counted(signal, np.repeat(sent, inner.detectors)[:, None], rng)
+            water = self.tube.water_path(counted).reshape(len(group), inner.detectors, slices)
             density += inner.back_project(ramp_filter(water, self.pitch_mm, self.cutoff), group)
         density = (density * np.float32(np.pi / self.views)).reshape(len(self.axes[0]), len(self.axes[1]), slices)
         return 1000 * (slice_blur(density, float(self.axes[2][1] - self.axes[2][0])) - 1)
 
-    def _counted(self, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return ``signal`` as counted: Poisson quanta and electronic noise, never less than one quantum."""
+    def _counted(self, signal: np.ndarray, sent: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return ``signal`` as counted of ``sent`` quanta, Poisson and electronic noise, never less than one."""
         if np.isinf(self.quanta):
             return np.maximum(signal, 1e-12)
-        counts = rng.poisson(self.quanta * signal) + np.float32(self.electronic) * rng.standard_normal(
+        counts = rng.poisson(sent * signal) + np.float32(self.electronic) * rng.standard_normal(
             signal.shape, np.float32
         )
-        return (np.maximum(counts, 1) / self.quanta).astype(np.float32)
+        return (np.maximum(counts, 1) / sent).astype(np.float32)
 
 
 def interpolation(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
