@@ -2,9 +2,8 @@
 
     python benchmarks/phantom/difficulty.py --work RUNS
 
-The papers rank AO easiest, PA and LAA hardest. Both label kinds are scored on the same held-out hearts: expert labels,
-which end PA where each reader likes, and clean ones, against the same predictions. Calling it again goes on where it
-stopped. A phantom shows that a method works as built; it says nothing about clinical validity.
+The papers rank AO easiest, PA and LAA hardest. Labels are those of an expert, who ends PA where he likes. Calling it
+again goes on where it stopped. A phantom shows that a method works as built; it says nothing about clinical validity.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -60,15 +58,12 @@ def main() -> None:
     print(HERE / "difficulty.json")
 
 
-def measure(given: argparse.Namespace, session: voxpair.Session) -> dict[str, Any]:
-    """Return mean Dice by structure against expert and clean labels of the held-out hearts, easiest first."""
-    grid = (given.side,) * 3
-    count = given.train + given.test
-    kinds = ("expert", "clean")
-    for kind in kinds:
-        voxpair.make_phantoms(given.work / kind, count, PhantomSettings(grid=grid, labels=kind), session, workers=2)
-        if set(voxpair.Cohort.open(given.work / kind).split_counts) == {""}:
-            voxpair.split(given.work / kind, (given.train, 0, given.test), session)
+def measure(given: argparse.Namespace, session: voxpair.Session) -> dict[str, float]:
+    """Return mean Dice by structure of the held-out hearts, easiest first."""
+    grid, cohort = (given.side,) * 3, given.work / "cohort"
+    voxpair.make_phantoms(cohort, given.train + given.test, PhantomSettings(grid=grid), session, workers=2)
+    if set(voxpair.Cohort.open(cohort).split_counts) == {""}:
+        voxpair.split(cohort, (given.train, 0, given.test), session)
     settings = SegmenterSettings(
         backbone=BackboneSettings(channels=tuple(given.channels)),
         preprocess=PreprocessSettings(grid=grid),
@@ -76,18 +71,12 @@ def measure(given: argparse.Namespace, session: voxpair.Session) -> dict[str, An
             updates=given.updates, batch_size=given.batch_size, learning_rate=3e-3, decay="cosine", validate_every=None
         ),
     )
-    run = voxpair.segment_fit([given.work / "expert"], given.work / "segmenter", settings, session)
-    predicted = voxpair.segment_predict(run, given.work / "expert", given.work / "predictions", session, split="test")
-    scores = {}
-    for kind in kinds:
-        voxpair.evaluate_masks(predicted, given.work / kind, given.work / f"scores-{kind}", session)
-        found = read_json(given.work / f"scores-{kind}" / "masks.json")
-        scores[kind] = dict(sorted(_dice(found).items(), key=lambda item: -item[1]))
-    return scores
-
-
-def _dice(summary: dict[str, Any]) -> dict[str, float]:
-    return {name: round(each["dice"]["mean"], 3) for name, each in summary["structures"].items()}
+    run = voxpair.segment_fit([cohort], given.work / "segmenter", settings, session)
+    predicted = voxpair.segment_predict(run, cohort, given.work / "predictions", session, split="test")
+    voxpair.evaluate_masks(predicted, cohort, given.work / "scores", session)
+    found = read_json(given.work / "scores" / "masks.json")["structures"]
+    dice = {name: round(each["dice"]["mean"], 3) for name, each in found.items()}
+    return dict(sorted(dice.items(), key=lambda item: -item[1]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from voxpair.phantom.anatomy import HeartParameters
 from voxpair.phantom.shapes import Tube, VoxelGrid
 
 ORIFICE = np.array([-1.0, -12.0, 19.0])
-_AHEAD = np.array([-0.78, 0.52, 0.33]) / np.linalg.norm([-0.78, 0.52, 0.33])
+_AHEAD = np.array([-0.72, 0.46, 0.52]) / np.linalg.norm([-0.72, 0.46, 0.52])
 _ASIDE = np.array([0.10, 0.84, -0.53])
 _ASIDE = (_ASIDE - _ASIDE @ _AHEAD * _AHEAD) / np.linalg.norm(_ASIDE - _ASIDE @ _AHEAD * _AHEAD)
 _STEP_MM, _STEPS, _NODE_MM = 0.7, 40, 6.0

@@ -57,6 +57,8 @@ _EJECTION = {"M": (0.634, 0.077), "F": (0.664, 0.076)}
 _ELONGATION = {"M": 1.75, "F": 1.65}
 """Length over diameter: the inner diameter is 48 mm in both sexes (Kang et al. 2017)."""
 _MOST_RV_EJECTION = 0.68
+_LOW_SHARE = 0.35
+"""Share of cardiac scans that begin below the top of the appendage: 31 % of ImageCAS have it cut."""
 _CALCIFIED_SHARE = 0.3
 """Share of patients with any coronary calcium."""
 
@@ -151,12 +153,14 @@ def _shape(sex: str, rng: np.random.Generator) -> dict[str, float]:
 
 
 def _situation(scan_range: str, rng: np.random.Generator) -> dict[str, float]:
-    """Draw where the field of view lies; a scan of the heart alone often starts too low for the whole PA or LAA."""
-    low, spread = (-6, 15) if scan_range == "cardiac" else (0, 6)
+    """Draw where the field of view lies; a scan of the heart alone may start too low for the whole PA, or LAA."""
+    head = rng.normal(-4, 10) if scan_range == "cardiac" else rng.normal(0, 6)
+    if scan_range == "cardiac" and rng.uniform() < _LOW_SHARE:
+        head = rng.uniform(-44, -30)
     return {
         "offset_right_mm": float(rng.normal(0, 7)),
         "offset_front_mm": float(rng.normal(0, 6)),
-        "offset_head_mm": float(np.clip(rng.normal(low, spread), -40, 20)),
+        "offset_head_mm": float(np.clip(head, -44, 20)),
     }
 
 
