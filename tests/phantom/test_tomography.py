@@ -43,9 +43,9 @@ def water_scan(scanner, rng_seed=0, radius_mm=120.0):
     return scanner.image([inside], around[:, :, None], grid, ["water"], rng), around, grid
 
 
-def rods(material, amount, side=64):
+def rods(material, amount, side=44):
     """A quiet scan, X Y, of a water cylinder with two rods at x = -15 and x = 15 mm."""
-    axes = scan_axes(2, side, 1.0)
+    axes = scan_axes(2, side, 1.5)
     scanner = Scanner.for_grid(axes, "standard", 120)
     grid = surroundings(axes, 3, 4)
     around = np.zeros((*grid.outside.shape, 2, 2), np.float32)
@@ -118,8 +118,7 @@ def peak(field):
 def test_noise_of_both_modes_has_the_power_and_the_peak_of_the_kernel(kernel, target):
     axes = scan_axes(8)
     scanner = loud(Scanner.for_grid(axes, kernel, 120))
-    noisy, around, grid = water_scan(scanner)
-    physical = noisy - water_scan(replace(scanner, quanta=np.inf))[0]
+    physical, around, grid = water_scan(scanner)  # water alone is even, so all that varies is noise
     expected = scanner.noise_hu(around, grid)
     spacing_mm = np.array([PIXEL_MM, PIXEL_MM, 1.0])
     fast = noise(physical.shape, spacing_mm, kernel, np.random.default_rng(1)) * expected
@@ -133,13 +132,12 @@ def test_noise_of_both_modes_has_the_power_and_the_peak_of_the_kernel(kernel, ta
 
 
 def test_noise_is_as_loud_as_asked_for_and_falls_with_the_root_of_the_dose():
-    axes = scan_axes(8, 48)
-    for dose, expected in ((1.0, 25.0), (4.0, 12.5)):
-        for radius_mm in (90.0, 140.0):
-            scanner = loud(Scanner.for_grid(axes, "standard", 120), dose, radius_mm)
-            image, around, grid = water_scan(scanner, radius_mm=radius_mm)
-            assert image.std() == pytest.approx(expected, rel=0.1)
-            assert scanner.noise_hu(around, grid)[24, 24, 4] == pytest.approx(expected, rel=0.1)
+    axes = scan_axes(8, 48, 1.5)
+    for dose, radius_mm, expected in ((1.0, 90.0, 25.0), (4.0, 140.0, 12.5)):
+        scanner = loud(Scanner.for_grid(axes, "standard", 120), dose, radius_mm)
+        image, around, grid = water_scan(scanner, radius_mm=radius_mm)
+        assert image[12:36, 12:36].std() == pytest.approx(expected, rel=0.1)
+        assert scanner.noise_hu(around, grid)[24, 24, 4] == pytest.approx(expected, rel=0.1)
 
 
 def test_with_the_same_quanta_a_thicker_patient_is_noisier_and_the_middle_noisier_than_the_rim():
@@ -174,20 +172,20 @@ def test_a_coarse_image_is_as_noisy_as_asked_for_too():
 
 def test_metal_darkens_what_lies_between_and_streaks_what_lies_around():
     steel, water = rods("steel", 1.0), rods("steel", 0.0)
-    assert np.abs(water[8:-8, 8:-8]).max() < 15
+    assert np.abs(water[5:-5, 5:-5]).max() < 15
     assert steel.max() > 3000
-    between, beside = steel[28:36, 30:34].mean(), steel[28:36, 4:10].mean()
+    between, beside = steel[20:24, 21:23].mean(), steel[20:24, 3:7].mean()
     assert between < -100
     assert between < beside - 50
 
 
 def test_bone_hardens_the_beam_less_than_metal_but_visibly():
-    between = {name: rods(name, 1.0)[28:36, 30:34].mean() for name in ("bone", "titanium", "steel")}
+    between = {name: rods(name, 1.0)[20:24, 21:23].mean() for name in ("bone", "titanium", "steel")}
     assert between["steel"] < between["titanium"] < between["bone"] < -2
 
 
 def test_motion_streaks_and_a_heart_that_stands_still_does_not():
-    axes = scan_axes(2, 64, 1.0)
+    axes = scan_axes(2, 44, 1.5)
     scanner = Scanner.for_grid(axes, "standard", 120)
     grid = surroundings(axes, 3, 4)
     around = np.repeat(disc(grid.axes, 100)[:, :, None, None], 2, 3)
@@ -197,10 +195,10 @@ def test_motion_streaks_and_a_heart_that_stands_still_does_not():
         return scanner.image(beats, around, grid, ["water"], np.random.default_rng(0))[:, :, 0]
 
     still, moving = image(0.0), image(-4.0, 0.0, 4.0)
-    np.testing.assert_allclose(image(0.0, 0.0, 0.0), still, atol=0.5)
+    np.testing.assert_allclose(image(0.0, 0.0), still, atol=0.5)
     outside = disc(axes, 16) == 0
     assert np.abs(moving[outside]).max() > 5 * np.abs(still[outside]).max()
-    assert moving[32, 32] == pytest.approx(still[32, 32], rel=0.15)
+    assert moving[22, 22] == pytest.approx(still[22, 22], rel=0.15)
 
 
 def test_what_surrounds_the_field_of_view_counts_and_is_not_seen():
