@@ -179,6 +179,19 @@ def test_metal_darkens_what_lies_between_and_streaks_what_lies_around():
     assert between < beside - 50
 
 
+def test_metal_alone_makes_the_streaks_of_metal_in_water_and_only_where_it_is():
+    axes = scan_axes(4, 44, 1.5)
+    share = np.zeros((44, 44, 4), np.float32)
+    share[:, :, 0] = disc(axes, 3, (-15, 0)) + disc(axes, 3, (15, 0))
+    alone = Scanner.for_grid(axes, "standard", 120).metal_hu(share, "steel")
+    assert not alone[:, :, 3].any()
+    share[:] = share[:, :, :1]
+    alone = Scanner.for_grid(axes, "standard", 120).metal_hu(share, "steel")[:, :, 1]
+    within = rods("steel", 1.0)
+    assert np.corrcoef(alone.ravel(), within.ravel())[0, 1] > 0.97
+    assert alone[20:24, 21:23].mean() == pytest.approx(within[20:24, 21:23].mean(), rel=0.35)
+
+
 def test_bone_hardens_the_beam_less_than_metal_but_visibly():
     between = {name: rods(name, 1.0)[20:24, 21:23].mean() for name in ("bone", "titanium", "steel")}
     assert between["steel"] < between["titanium"] < between["bone"] < -2

@@ -3,9 +3,9 @@
 In: a patient, voxel axes, how to scan (:class:`ScanSettings`, the same for a cohort; :class:`Scan`, another for each
 patient). Out: :class:`Scanned`, an image with the labels of what it shows.
 
-    mode       partial volume, resolution     noise                            metal, motion, beam hardening
-    fast       the kernel's blur              the kernel's texture, as loud    painted streaks, averaged phases,
-                                              as the rays' paths make it       none
+    mode       resolution                     noise                            metal, motion, beam hardening
+    fast       the kernel's blur              the kernel's texture, as loud    metal projected alone, phases
+                                              as the rays' paths make it       averaged, none
     physical   projections, reconstructed     counted quanta                   by themselves
 
 Both modes share the geometry, the kernel and the number of quanta, hence texture and loudness of their noise.
@@ -171,14 +171,14 @@ def _fast(
     spacing_mm = np.array([axis[1] - axis[0] for axis in axes])
     levels, metal = _mean(beats)
     image = levels[:, :, 0]
-    if metal is not None:
-        image = add_metal(image, metal, spacing_mm, rng)
     image = blur(image, spacing_mm, settings.kernel)
+    scanner = Scanner.for_grid(axes, settings.kernel, settings.tube_voltage_kv)
+    if metal is not None:
+        image += scanner.metal_hu(metal, _METAL[p.metal])
     if settings.noise_hu == 0:
         return image
     grid = surroundings(axes, *_NOISE_GRID_MM)
     chest = density(paint_patient(grid.axes, p, calibration, amounts, _NOTHING).levels)
-    scanner = Scanner.for_grid(axes, settings.kernel, settings.tube_voltage_kv)
     loudness = scanner.exposed(settings.noise_hu, settings.dose, chest, grid).noise_hu(chest, grid)
     return image + loudness * noise(image.shape, spacing_mm, settings.kernel, rng)
 
@@ -208,27 +208,3 @@ def _with_metal(painting: Painting) -> np.ndarray:
     amounts_ = np.concatenate([painting.levels * (1 - metal), metal], 2)
     amounts_[:, :, 0] += painting.metal  # as a share of volume it is counted against the water it replaces
     return amounts_
-
-
-def add_metal(image: np.ndarray, share: np.ndarray, spacing_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return ``image`` with metal that saturates, and in each slice bright and dark streaks that fan out from it.
-
-    Args:
-        image: (X, Y, Z) HU.
-        share: how much of each voxel is metal, (X, Y, Z).
-        spacing_mm: voxel size.
-        rng: directions and strength of the streaks.
-    """
-    result = image.copy()
-    rays = rng.uniform(0, 2 * np.pi, 6)
-    strength = rng.uniform(150, 380, 6) * np.array([1, -1, 1, -1, 1, -1])
-    x, y = np.meshgrid(*(np.arange(n) * s for n, s in zip(image.shape[:2], spacing_mm)), indexing="ij")
-    for k in np.flatnonzero(share.any(axis=(0, 1))):
-        weight = share[:, :, k]
-        centre = [(weight * axis).sum() / weight.sum() for axis in (x, y)]
-        right, front = x - centre[0], y - centre[1]
-        far = np.hypot(right, front)
-        angle = np.arctan2(front, right)
-        fan = sum(s * np.exp(-((np.sin((angle - ray) / 2) / 0.06) ** 2)) for s, ray in zip(strength, rays))
-        result[:, :, k] += fan * min(float(weight.sum()), 4) / 4 * np.exp(-far / 45) * (far > max(spacing_mm[:2]))
-    return np.maximum(result, share * (SATURATION_HU - _AIR_HU) + _AIR_HU)
