@@ -96,7 +96,7 @@ def test_what_belongs_together_touches_and_nothing_leaks(index):
 def test_medians_inside_chambers_are_the_drawn_levels(index):
     p, scene, labels = heart(index)
     image = painted(scene.layers, STEP_MM)
-    levels = (("LV", 6), ("LA", 6), ("AO", 6), ("PA", 8), ("RV", 10 + 2 * p.levels_hu["streaming"]), ("MYO", 15))
+    levels = (("LV", 8), ("LA", 8), ("AO", 8), ("PA", 8), ("RV", 10 + 2 * p.levels_hu["streaming"]), ("MYO", 15))
     for name, tolerance in levels:
         core = binary_erosion(inside(labels, name), iterations=1 if name == "MYO" else 2)
         if core.sum() > 20:

@@ -66,6 +66,9 @@ def test_readers_leave_out_trabeculae_and_end_the_pulmonary_artery_where_they_li
     lv, myo, pa = (CARDIAC8.value_of(name) for name in ("LV", "MYO", "PA"))
     assert (normal == lv).sum() > 1.02 * (clean == lv).sum()
     assert ((clean == myo) & (normal == lv)).sum() > 50
+    assert (binary_dilation(normal == CARDIAC8.value_of("RV")) & (normal == pa)).any()
+    shortest = label_map(outlined_layers(scene, -15.0))
+    assert (binary_dilation(shortest == CARDIAC8.value_of("RV")) & (shortest == pa)).sum() > 5  # the trunk is whole
     sizes = [(label_map(outlined_layers(scene, shift)) == pa).sum() for shift in (-12.0, 0.0, 12.0)]
     assert sizes[0] < 0.95 * sizes[1] < 0.9 * sizes[2]
 

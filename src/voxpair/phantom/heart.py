@@ -24,16 +24,15 @@ from voxpair.phantom.cycle import chamber_volumes
 from voxpair.phantom.frame import (
     AORTIC_AXIS,
     AORTIC_VALVE,
-    BIFURCATION,
     PULMONARY_AXIS,
     PULMONARY_VALVE,
     heart_grid,
 )
-from voxpair.phantom.shapes import Ellipsoid, Tube, VoxelGrid
+from voxpair.phantom.shapes import Tube, VoxelGrid
 from voxpair.phantom.vessels import aorta_shapes, coronaries, pulmonary_shapes
 
 PULMONARY_LABEL_MM = 30.0
-"""How far from its bifurcation the pulmonary artery is labelled: there is no true end, only a convention."""
+"""How far from the trunk's axis the pulmonary artery is labelled: there is no true end, only a convention."""
 
 _CALIBRATION_MM = 3.5
 _EDGE_MM = 1.75
@@ -150,7 +149,8 @@ def _pulmonary_artery(grid: VoxelGrid, p: HeartParameters, blocked: np.ndarray) 
     trunk, branches = pulmonary_shapes(p, grid.pose)
     valve = -grid.beyond(PULMONARY_VALVE, PULMONARY_AXIS)
     artery = np.maximum.reduce([grid.draw(trunk, *branches, blend_mm=5), valve, blocked])
-    reach = grid.draw(Ellipsoid(BIFURCATION, [PULMONARY_LABEL_MM] * 3), trunk, margin_mm=30)
+    around = Tube(trunk.path, [PULMONARY_LABEL_MM / grid.pose.scale] * len(trunk.path))
+    reach = grid.draw(around, margin_mm=30)
     return artery, reach
 
 
