@@ -134,7 +134,11 @@ class HeartParameters:
 
 def _check_number(name: str, value: Any) -> None:
     """Raise if the parameter ``name`` is a number out of its range."""
-    if isinstance(value, (str, dict)):
+    if isinstance(value, str):
+        return
+    if isinstance(value, dict):
+        for key, level in value.items():
+            _check_number(f"{name}.{key}", level)
         return
     if not np.isfinite(value):
         raise InputError(f"heart parameter {name!r} must be finite, got {value}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from voxpair.core.errors import InputError
 from voxpair.phantom.anatomy import HeartParameters
 from voxpair.phantom.cycle import base_descent
 from voxpair.phantom.shapes import Pose, VoxelGrid, Warp
@@ -30,6 +31,8 @@ RA_CENTRE = np.array([47.0, 12.0, -12.0])
 BIFURCATION = np.array([-6.0, -6.0, 55.0])
 
 _TYPICAL_ML = 550.0  # LV, MYO, RV at their largest, LA, RA at rest, of the reference heart: sets the scale
+_MIDDLE_MM = 40.0
+"""From the base to the middle of the left ventricle."""
 _MOVED_BEHIND_MM = 55.0
 """How far behind the base the atria are stretched when it comes down."""
 
@@ -66,3 +69,16 @@ def heart_grid(axes: list[np.ndarray], p: HeartParameters) -> VoxelGrid:
     share = np.clip(1 + depth / _MOVED_BEHIND_MM, 0, 1)
     share = share * share * (3 - 2 * share) * np.float32(descent)
     return grid.moved(share[None] * -APEX.astype(np.float32)[:, None, None, None])
+
+
+def check_field(axes: list[np.ndarray], p: HeartParameters) -> None:
+    """Raise InputError, naming the parameter, if the middle of the left ventricle lies outside the field of view."""
+    pose = heart_pose(p)
+    middle = pose.scale * pose.rotation @ (_MIDDLE_MM * APEX)
+    for side, axis, at in zip(("right", "front", "head"), axes, middle):
+        if not axis[0] <= at <= axis[-1]:
+            raise InputError(
+                f"the heart lies outside the field of view: the middle of the left ventricle is at {at:.0f} mm to the "
+                f"{side}, the field reaches from {axis[0]:.0f} to {axis[-1]:.0f}; change 'offset_{side}_mm' "
+                "or 'field_of_view_mm'"
+            )

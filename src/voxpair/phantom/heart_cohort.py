@@ -27,6 +27,7 @@ from voxpair.phantom.anatomy import HeartParameters
 from voxpair.phantom.annotation import AnnotationSettings, as_drawn, pulmonary_shift
 from voxpair.phantom.contrast import check_state
 from voxpair.phantom.cycle import chamber_volumes
+from voxpair.phantom.frame import check_field
 from voxpair.phantom.population import draw_anatomy
 
 _FIELD_CENTRE_MM = np.array([8.0, -5.0, -6.0])
@@ -130,9 +131,10 @@ def make_phantom(parameters: HeartParameters, settings: PhantomSettings, scan: S
     """Scan one patient and let a reader annotate it; without ``scan`` the heart stands still.
 
     Raises:
-        InputError: the parameters contradict each other.
+        InputError: the parameters contradict each other, or the heart lies outside the field of view.
     """
     axes = _voxel_axes(parameters, settings)
+    check_field(axes, parameters)
     reader = np.random.default_rng([parameters.detail_seed, 12])
     shift_mm = pulmonary_shift(settings.annotation, reader)
     scanned = acquire(axes, parameters, settings, scan or Scan(seed=parameters.detail_seed), shift_mm)
