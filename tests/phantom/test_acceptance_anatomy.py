@@ -145,6 +145,8 @@ def test_the_chest_has_its_seven_organs_in_their_places():
     labels = label_map(scene.layers)
     chambers = np.isin(labels, [CARDIAC8.value_of(name) for name in ("LV", "RV", "MYO", "LA", "LAA")])
     assert (regions[chambers] == THORAX7.value_of("heart")).mean() > 0.97
+    aorta = next(layer for layer in scene.layers if layer.label == "AO").distance < 0
+    assert (regions[aorta] == THORAX7.value_of("left_lung")).mean() < 0.02
     lungs = np.isin(regions, [THORAX7.value_of(name) for name in ("left_lung", "right_lung")])
     assert np.median(painted(scene.layers, 4.0)[lungs]) == pytest.approx(-860, abs=60)
 

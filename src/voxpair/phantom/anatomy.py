@@ -99,7 +99,7 @@ class HeartParameters:
     subcutaneous_fat_mm: float = 16.0
     breast_mm: float = 0.0
     thorax_half_width_mm: float = 128.0
-    thorax_half_depth_mm: float = 84.0
+    thorax_half_depth_mm: float = 90.0
     diaphragm_height_mm: float = 0.0
     vertebra_radius_mm: float = 17.0
     warp_mm: float = 2.5

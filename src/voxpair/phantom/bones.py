@@ -46,7 +46,7 @@ def bone_layers(grid: VoxelGrid, p: HeartParameters, cavity: np.ndarray) -> list
     mottled = smooth_texture(grid.axes, 6.0, np.random.default_rng([p.detail_seed, 9]))
     return [
         Layer(cartilage, 95.0, tissue="cartilage"),
-        Layer(bone, p.levels_hu["cortex"], tissue="bone"),
+        Layer(bone, p.levels_hu["cortex"], tissue="bone", region="body"),
         Layer(bone + _CORTEX_MM, p.levels_hu["marrow"] + 35 * mottled, tissue="marrow"),
         Layer(disc, 85.0, tissue="cartilage"),
         Layer(canal + 1, 10.0),

@@ -39,7 +39,7 @@ SIZES: dict[str, tuple[tuple[float, float], tuple[float, float], float]] = {
     "vena_cava_radius_mm": ((10.3, 1.2), (9.7, 1.1), 0.40),
     "coronary_radius_mm": ((1.85, 0.2), (1.65, 0.2), 0.40),
     "thorax_half_width_mm": ((132.0, 6.5), (118.0, 6.0), 0.70),
-    "thorax_half_depth_mm": ((88.0, 4.0), (81.0, 4.0), 0.60),
+    "thorax_half_depth_mm": ((90.0, 4.0), (83.0, 4.0), 0.60),
     "subcutaneous_fat_mm": ((14.0, 5.0), (19.0, 6.5), 0.30),
     "epicardial_fat_mm": ((3.2, 1.3), (3.0, 1.2), 0.20),
 }

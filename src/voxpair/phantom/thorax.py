@@ -6,6 +6,8 @@ surfaces. Out: layers in the order in which they are painted over one another.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from voxpair.phantom.anatomy import HeartParameters
@@ -33,7 +35,8 @@ def thorax_layers(grid: VoxelGrid, p: HeartParameters, sac: np.ndarray, heart_ou
     """
     levels = p.levels_hu
     texture = smooth_texture(grid.axes, 14.0, np.random.default_rng([p.detail_seed, 3]))
-    cavity = smooth_union(_cavity(grid, p), sac - 2, 10)  # where the heart needs room, the chest bulges
+    cavity = _cavity(grid, p)
+    cavity -= np.clip(cavity + 2 - sac, 0, 10) * np.clip(1 - sac / 14, 0, 1)  # the chest gives way to the heart
     ground = _diaphragm(grid, p)
     layers = _wall(grid, p, cavity, texture)
     layers += lung_layers(grid, p, np.maximum(cavity, -ground), texture)
@@ -133,6 +136,8 @@ def _mediastinum(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray)
         Tube([(x - 6, front - 22, -60), (x - 4, front - 32, top)], [12, 13]),
         Tube([(x - 4, front - 6, -80), (x - 4, front - 4, top)], [12, 12]),
         Tube([(50, -26, 30), (56, -26, 48)], [17, 15]),
+        Tube([(50, 2, 36), (46, 4, top)], [15, 16]),
+        Tube([(0, -60, -top), (-10, -64, 0), (-9, -64, 66)], [p.descending_radius_mm + 2.5] * 3),
         Tube([(-22, -34, 34), (-30, -36, 54)], [17, 14]),
     ]
     return smooth_union(grid.draw(*columns, blend_mm=10), heart_outside, 6)
@@ -155,7 +160,9 @@ def _airways(grid: VoxelGrid, muscle_hu: float) -> list[Layer]:
     ]
 
 
-def pericardium(structures: dict[str, np.ndarray], fat_mm: float, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pericardium(
+    structures: Mapping[str, np.ndarray], fat_mm: float, below: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the outer surface of the heart's fat, which fills the grooves, and that of the great vessels with it.
 
     Args:
