@@ -83,6 +83,17 @@ def test_steps_shift_the_heart_from_their_height_on_and_leave_the_spine():
     np.testing.assert_array_equal(stepped.levels[:, :3], still.levels[:, :3])
 
 
+def test_a_beat_may_contribute_a_single_slice():
+    patient = HeartParameters()
+    known = inflation(patient)
+    still = paint_patient(AXES, patient, known, hu, [-1000.0])
+    stepped = paint_patient(
+        AXES, patient, known, hu, [-1000.0], steps=[(AXES[2][1], 0.0, 0.0), (AXES[2][-1], 9.0, 0.0)]
+    )
+    np.testing.assert_array_equal(stepped.labels[..., :-1], still.labels[..., :-1])
+    assert stepped.levels.shape == still.levels.shape
+
+
 @pytest.mark.parametrize("kernel", ["soft", "standard", "sharp"])
 def test_noise_has_its_deviation_and_is_correlated_between_slices(kernel):
     made = noise((64, 64, 24), np.array([0.8, 0.8, 1.0]), kernel, np.random.default_rng(1))

@@ -69,12 +69,16 @@ def paint_patient(
     spacing_mm = np.array([axis[1] - axis[0] for axis in axes])
     voxel_mm = float(np.prod(spacing_mm) ** (1 / 3))
     for part, shift in _slabs(axes, steps):
-        scene = build_scene([axes[0], axes[1], axes[2][part]], p, calibration, shift)
-        levels[..., part] = np.moveaxis(paint(scene.layers, voxel_mm, levels_of, empty), 0, 2)
-        labels[..., part], regions[..., part] = label_map(scene.layers), region_map(scene.layers)
-        outlined[..., part] = label_map(outlined_layers(scene, pulmonary_shift_mm))
+        heights = axes[2][part]
+        pair = heights[0] + spacing_mm[2] * np.arange(2)  # a grid has a spacing, so one slice is built as two
+        scene = build_scene([axes[0], axes[1], heights if len(heights) > 1 else pair], p, calibration, shift)
+        kept = slice(len(heights))
+        levels[..., part] = np.moveaxis(paint(scene.layers, voxel_mm, levels_of, empty), 0, 2)[..., kept]
+        labels[..., part] = label_map(scene.layers)[..., kept]
+        regions[..., part] = region_map(scene.layers)[..., kept]
+        outlined[..., part] = label_map(outlined_layers(scene, pulmonary_shift_mm))[..., kept]
         if scene.metal is not None:
-            metal[..., part] = np.clip(0.5 - scene.metal / voxel_mm, 0, 1)
+            metal[..., part] = np.clip(0.5 - scene.metal[..., kept] / voxel_mm, 0, 1)
     return Painting(levels, metal, labels, outlined, regions)
 
 
