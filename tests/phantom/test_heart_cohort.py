@@ -168,11 +168,50 @@ def test_chambers_that_cannot_fit_are_refused_by_name():
         ("kernel=bone", "kernel"),
         ("contrast={venous: 1}", "unknown contrast state 'venous'"),
         ("women=1.5", "women"),
+        ("dose=-1", "dose"),
+        ("dose=0", "dose"),
+        ("tube_voltage_kv=90", "tube_voltage_kv"),
+        ("mode=exact", "mode"),
+        ("modality=pet", "modality"),
+        ("motion=2", "motion"),
+        ("stepped=-0.1", "stepped"),
+        ("lead=0.95", "lead, wires, valve and stent must not add up to more than 1"),
     ],
 )
 def test_impossible_settings_are_refused_with_the_reason(assignment, words):
     with pytest.raises(InputError, match=words):
         override(PhantomSettings(), [assignment])
+
+
+def test_a_case_says_how_it_was_scanned():
+    settings = override(SMALL, ["motion=1", "stepped=1", "valve=1", "lead=0", "wires=0", "stent=0", "dose=0.5"])
+    case = heart_case(override(settings, ["tube_voltage_kv=100", "kernel=sharp"]), 1, 0)
+    said = {name: case.attributes[name] for name in ("metal", "metal_kind", "motion", "steps", "dose", "kernel")}
+    assert said == {
+        "metal": "yes", "metal_kind": "valve", "motion": "yes", "steps": "yes", "dose": 0.5, "kernel": "sharp"
+    }  # fmt: skip
+    assert case.attributes["tube_voltage_kv"] == 100 and 75 <= case.attributes["heart_rate_bpm"] <= 95
+    assert case.provenance["scan"]["window_ms"] > 0 and case.provenance["scan"]["steps"]
+
+
+def test_a_second_modality_shows_the_same_patients_with_the_same_labels():
+    ct, mr = (heart_case(override(SMALL, [f"modality={name}"]), 2, 3) for name in ("ct", "mr"))
+    np.testing.assert_array_equal(ct.labels, mr.labels)
+    assert mr.image.min() >= 0 and mr.attributes["modality"] == "mr" and "dose" not in mr.attributes
+
+
+def test_the_physical_mode_depends_on_seed_and_index_alone_too():
+    settings = override(SMALL, ["mode=physical", "motion=1"])
+    one, other = (heart_case(settings, 3, 1) for _ in range(2))
+    np.testing.assert_array_equal(one.image, other.image)
+    np.testing.assert_array_equal(one.labels, heart_case(override(settings, ["mode=fast"]), 3, 1).labels)
+
+
+@pytest.mark.parametrize("kind", ["clean", "thorax"])
+def test_all_kinds_of_labels_come_with_the_same_image(kind):
+    expert, other = (heart_case(override(SMALL, [f"labels={name}"]), 2, 5) for name in ("expert", kind))
+    np.testing.assert_array_equal(expert.image, other.image)
+    assert not np.array_equal(expert.labels, other.labels)
 
 
 def test_an_unknown_setting_is_refused():
