@@ -54,7 +54,7 @@ _LAA_SHAPES = {
     "cactus": ((30, 10), 32),
 }
 _EJECTION = {"M": (0.634, 0.077), "F": (0.664, 0.076)}
-_ELONGATION = {"M": 1.75, "F": 1.65}
+_ELONGATION = {"M": 1.75, "F": 1.6}
 """Length over diameter: the inner diameter is 48 mm in both sexes (Kang et al. 2017)."""
 _MOST_RV_EJECTION = 0.68
 _LOW_SHARE = 0.35
