@@ -133,7 +133,7 @@ def make_phantom(parameters: HeartParameters, settings: PhantomSettings, scan: S
     Raises:
         InputError: the parameters contradict each other, or the heart lies outside the field of view.
     """
-    axes = _voxel_axes(parameters, settings)
+    axes = voxel_axes(parameters, settings)
     check_field(axes, parameters)
     reader = np.random.default_rng([parameters.detail_seed, 12])
     shift_mm = pulmonary_shift(settings.annotation, reader)
@@ -220,7 +220,7 @@ def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0
             yield waiting.popleft().result()
 
 
-def _voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:
+def voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:
     """Return voxel centres along each axis in body millimetres."""
     extent = np.array(settings.field_of_view_mm)
     centre = _FIELD_CENTRE_MM + np.array([p.offset_right_mm, p.offset_front_mm, p.offset_head_mm])
