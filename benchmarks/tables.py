@@ -39,7 +39,8 @@ def page() -> str:
     parts = [HEAD]
     for title, folder in (("Hippocampus MRI (real)", "hippocampus"), ("Phantom hearts", "phantom")):
         for path in sorted((HERE / folder).glob("*.json")):
-            parts.append(protocols(title, path))
+            if "protocols" in json.loads(path.read_text(encoding="utf-8")):
+                parts.append(protocols(title, path))
     costs = [cost(path) for path in sorted((HERE / "speed").glob("*.json")) if path.stem != "profile"]
     if costs:
         parts.append("## What whole commands cost\n\n" + "\n".join(costs) + "\n")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from voxpair.core.errors import InputError
-from voxpair.phantom import HeartParameters
-from voxpair.phantom.anatomy import draw_anatomy
+from voxpair.phantom import HeartParameters, PhantomSettings, render
+from voxpair.phantom.population import draw_anatomy
 
 
 def patients(sex, count):
@@ -26,7 +26,14 @@ def patients(sex, count):
         ("F", "myo_volume_ml", 103),
         ("M", "ascending_radius_mm", 17.05),
         ("F", "ascending_radius_mm", 15.95),
-        ("M", "laa_volume_ml", 5.4),
+        ("M", "laa_volume_ml", 5.2),
+        ("M", "lv_ejection", 0.634),
+        ("F", "lv_ejection", 0.664),
+        ("M", "la_volume_ml", 103),
+        ("F", "ra_volume_ml", 69),
+        ("F", "descending_radius_mm", 11.55),
+        ("M", "laa_orifice_mm", 24.8),
+        ("F", "laa_orifice_mm", 22.7),
     ],
 )
 def test_sizes_have_the_published_means(sex, name, mean):
@@ -43,8 +50,27 @@ def test_chambers_grow_together():
     assert related[1, 3] == pytest.approx(0.6, abs=0.10)
 
 
-def test_there_are_more_than_thirty_parameters_and_the_defaults_are_valid():
-    assert len(HeartParameters().to_dict()) > 30
+def test_there_are_more_than_forty_numbers_and_the_defaults_are_valid():
+    values = HeartParameters().to_dict().values()
+    assert sum(isinstance(value, int | float) for value in values) > 40
+
+
+def test_appendages_come_in_their_four_shapes_and_volumes():
+    everyone = patients("M", 600) + patients("F", 600)
+    shares = {shape: np.mean([p.laa_morphology == shape for p in everyone]) for shape in ("windsock", "cactus")}
+    assert shares["windsock"] == pytest.approx(0.467, abs=0.05)
+    assert shares["cactus"] == pytest.approx(0.059, abs=0.03)
+    volumes = np.array([p.laa_volume_ml for p in everyone])
+    assert np.median(volumes) == pytest.approx(4.5, abs=0.3)
+    assert volumes.std() == pytest.approx(3.0, abs=0.4)
+    assert volumes.min() > 0.3 and volumes.max() < 22
+
+
+def test_a_heart_outside_the_field_is_refused_with_the_parameter_named():
+    with pytest.raises(InputError, match="offset_head_mm"):
+        render(HeartParameters(offset_head_mm=160.0), PhantomSettings(grid=(16, 16, 16)))
+    with pytest.raises(InputError, match="field_of_view_mm"):
+        render(HeartParameters(), PhantomSettings(grid=(16, 16, 16), field_of_view_mm=(20, 20, 20)))
 
 
 @pytest.mark.parametrize(
@@ -55,6 +81,11 @@ def test_there_are_more_than_thirty_parameters_and_the_defaults_are_valid():
         ("lv_elongation", float("nan")),
         ("epicardial_fat_mm", -0.1),
         ("laa_lobes", 5),
+        ("phase", 1.2),
+        ("lv_ejection", 0.95),
+        ("coronary_calcium", -0.1),
+        ("warp_mm", 40.0),
+        ("levels_hu", {"LV": float("nan")}),
         ("apical_thinning", 1.5),
         ("laa_morphology", "broccoli"),
         ("sex", "X"),

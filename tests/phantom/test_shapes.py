@@ -55,3 +55,24 @@ def test_the_deformation_has_the_asked_size_and_can_be_undone():
         gradient = np.stack([np.stack(np.gradient(part, 4.0)) for part in shift])
         jacobian = np.linalg.det(np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3))
         assert jacobian.min() > 0.1
+
+
+def test_places_are_found_again_through_pose_deformation_and_shift():
+    quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    axes = [np.arange(-60.0, 61.0, 3.0)] * 3
+    warp = Warp.random(np.random.default_rng(1), size_mm=2.5, width_mm=32.0)
+    grid = VoxelGrid(axes, warp, Pose(quarter, 1.2))
+    grid = grid.moved(
+        np.array([0.0, 0.0, 4.0], np.float32)[:, None, None, None] * np.ones((1, *grid.shape), np.float32)
+    )
+    voxels = np.array([[10, 20, 15], [25, 12, 30], [20, 20, 20]])
+    places = grid.points[:, *voxels.T].T.astype(float)
+    np.testing.assert_allclose(grid.locate(places).T, voxels, atol=0.05)
+
+
+def test_a_moved_grid_draws_the_shape_elsewhere():
+    grid = VoxelGrid(AXES)
+    moved = grid.moved(np.full((3, *grid.shape), 4.0, np.float32))
+    ball = Ellipsoid((0, 0, 0), (6, 6, 6))
+    assert np.unravel_index(moved.draw(ball).argmin(), grid.shape) == (13, 13, 13)
+    assert np.unravel_index(grid.draw(ball).argmin(), grid.shape) == (15, 15, 15)

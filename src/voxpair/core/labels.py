@@ -120,8 +120,18 @@ CARDIAC8 = _table(
 HIPPOCAMPUS = _table("hippocampus", Anterior="#ee6677", Posterior="#4477aa")
 ACDC = _table("acdc", RV="#228833", MYO="#bbbbbb", LV="#ee6677")
 BRAIN4 = _table("brain4", CSF="#66ccee", cortex="#bbbbbb", white_matter="#ccbb44", deep_grey="#aa3377")
+THORAX7 = _table(
+    "thorax7",
+    left_lung="#66ccee",
+    right_lung="#4477aa",
+    spinal_cord="#ccbb44",
+    oesophagus="#ee7733",
+    heart="#ee6677",
+    trachea="#228833",
+    body="#bbbbbb",
+)
 
-LABEL_TABLES: dict[str, LabelTable] = {table.name: table for table in (CARDIAC8, HIPPOCAMPUS, ACDC, BRAIN4)}
+LABEL_TABLES: dict[str, LabelTable] = {table.name: table for table in (CARDIAC8, HIPPOCAMPUS, ACDC, BRAIN4, THORAX7)}
 
 
 def label_table(name: str) -> LabelTable:

@@ -1,10 +1,30 @@
-"""Phantom hearts: a procedural cardiac CT with eight labelled structures; NumPy and SciPy only.
+"""Phantom hearts: a procedural cardiac CT with labelled structures; NumPy and SciPy only.
 
-The order of work: ``anatomy`` draws a patient as numbers, ``heart`` and ``thorax`` turn these into implicit surfaces
-(``shapes``), ``contrast`` says how bright each is, ``acquisition`` makes a scan of it, ``heart_cohort`` a cohort.
+The order of work: ``population`` draws a patient, ``anatomy``, as numbers, and ``cycle`` says how full its chambers
+are; ``heart`` and ``thorax`` turn these into implicit surfaces (``shapes``), ``contrast`` says how bright each is, and
+``scene`` puts all of it on a grid. ``acquisition`` makes a scan of the scene (``painting``; fast: ``kernels``;
+physical: ``physics``, ``projection``, ``tomography``; MRI-like: ``magnetic``), ``annotation`` is its reader, and
+``heart_cohort`` makes cases of it all.
 """
 
 from voxpair.phantom.anatomy import HeartParameters
-from voxpair.phantom.heart_cohort import PhantomSettings, draw_parameters, heart_case, heart_cases, render
+from voxpair.phantom.heart_cohort import (
+    Phantom,
+    PhantomSettings,
+    draw_parameters,
+    heart_case,
+    heart_cases,
+    make_phantom,
+    render,
+)
 
-__all__ = ["HeartParameters", "PhantomSettings", "draw_parameters", "heart_case", "heart_cases", "render"]
+__all__ = [
+    "HeartParameters",
+    "Phantom",
+    "PhantomSettings",
+    "draw_parameters",
+    "heart_case",
+    "heart_cases",
+    "make_phantom",
+    "render",
+]

@@ -11,35 +11,42 @@ all spreads, are choices of this design.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from voxpair.core.errors import InputError
 
 ContrastState = Literal["arterial", "mixed", "late_venous", "non_contrast"]
 
 # state: structure: (mean HU, SD between patients)
-_BLOOD: dict[str, dict[str, tuple[float, float]]] = {
-    "arterial": {"LV": (380, 60), "PA": (320, 70), "RV": (175, 60), "RA": (150, 55), "SVC": (420, 120)},
-    "mixed": {"LV": (350, 50), "PA": (330, 55), "RV": (260, 50), "RA": (230, 50), "SVC": (330, 80)},
-    "late_venous": {"LV": (170, 25), "PA": (165, 25), "RV": (165, 22), "RA": (165, 22), "SVC": (165, 25)},
-    "non_contrast": {"LV": (42, 4), "PA": (42, 4), "RV": (42, 4), "RA": (42, 4), "SVC": (42, 4)},
+BLOOD_HU: dict[str, dict[str, tuple[float, float]]] = {
+    "arterial": {"LV": (380, 70), "PA": (320, 90), "RV": (175, 90), "RA": (150, 90), "SVC": (640, 200)},
+    "mixed": {"LV": (350, 60), "PA": (330, 70), "RV": (260, 60), "RA": (230, 70), "SVC": (420, 120)},
+    "late_venous": {"LV": (170, 30), "PA": (165, 30), "RV": (165, 27), "RA": (165, 27), "SVC": (165, 27)},
+    "non_contrast": {"LV": (42, 5), "PA": (42, 5), "RV": (42, 5), "RA": (42, 5), "SVC": (42, 5)},
 }
-_LOWEST_BLOOD_HU = {"arterial": 60.0, "mixed": 120.0, "late_venous": 110.0, "non_contrast": 30.0}
-_TISSUE: dict[str, dict[str, tuple[float, float]]] = {
-    "arterial": {"MYO": (95, 12), "liver": (70, 10), "muscle": (55, 5)},
-    "mixed": {"MYO": (105, 12), "liver": (90, 10), "muscle": (57, 5)},
-    "late_venous": {"MYO": (110, 10), "liver": (110, 10), "muscle": (60, 5)},
-    "non_contrast": {"MYO": (45, 3), "liver": (55, 6), "muscle": (50, 4)},
+TISSUE_HU: dict[str, dict[str, tuple[float, float]]] = {
+    "arterial": {"MYO": (95, 15), "liver": (70, 15), "muscle": (55, 6)},
+    "mixed": {"MYO": (105, 14), "liver": (90, 12), "muscle": (57, 6)},
+    "late_venous": {"MYO": (110, 12), "liver": (110, 12), "muscle": (60, 6)},
+    "non_contrast": {"MYO": (45, 4), "liver": (55, 6), "muscle": (50, 5)},
 }
-_ALWAYS = {"fat": (-95, 6), "lung": (-860, 20), "marrow": (170, 35), "cortex": (750, 80)}
+_ALWAYS_HU = {"fat": (-95, 8), "lung": (-860, 30), "marrow": (170, 45), "cortex": (850, 120)}
+_LOWEST_BLOOD_HU = {"arterial": 45.0, "mixed": 110.0, "late_venous": 110.0, "non_contrast": 30.0}
 _LAA_DROP_HU = {"arterial": 60.0, "mixed": 60.0, "late_venous": 5.0, "non_contrast": 0.0}
-_STREAMING_HU = {"arterial": 45.0, "mixed": 18.0, "late_venous": 4.0, "non_contrast": 0.0}
+_STREAMING_HU = {"arterial": 35.0, "mixed": 15.0, "late_venous": 4.0, "non_contrast": 0.0}
 _SLOW_FLOW_SHARE = 0.065
 """Share of enhanced scans whose appendage fills so slowly that its tip stays dark."""
+_ONE_BLOOD = {"non_contrast": 1.0, "late_venous": 0.9, "mixed": 0.6, "arterial": 0.6}
+"""How far the levels of the pools rise and fall together, from patient to patient."""
+_JET_MM = 12.0
+"""How far inside a vena cava its blood is still unmixed."""
+_LATTICE = 32
+_INTERPOLATED_SD = 0.794
+"""SD between the nodes of the lattice as a share of that at its nodes, whose neighbours correlate by 0.445."""
 
 
 def check_state(state: str) -> None:
@@ -63,10 +70,13 @@ def draw_levels(state: str, rng: np.random.Generator) -> dict[str, float]:
     True
     """
     check_state(state)
-    table = {**_BLOOD[state], **_TISSUE[state], **_ALWAYS}
-    levels = {name: float(mean + sd * np.clip(rng.normal(), -2, 2)) for name, (mean, sd) in table.items()}
-    for name in _BLOOD[state]:
-        levels[name] = max(levels[name], _LOWEST_BLOOD_HU[state])
+    shared, together = rng.normal(), _ONE_BLOOD[state]
+    levels = {}
+    for name, (mean, sd) in BLOOD_HU[state].items():
+        deviate = together * shared + np.sqrt(1 - together**2) * rng.normal()
+        levels[name] = max(float(mean + sd * np.clip(deviate, -2.5, 2.5)), _LOWEST_BLOOD_HU[state])
+    for name, (mean, sd) in (TISSUE_HU[state] | _ALWAYS_HU).items():
+        levels[name] = float(mean + sd * np.clip(rng.normal(), -2.5, 2.5))
     levels["LA"] = levels["LV"] + (float(rng.normal(0, 8)) if state != "non_contrast" else 0.0)
     levels["AO"] = levels["LV"] + (float(rng.normal(0, 8)) if state != "non_contrast" else 0.0)
     levels["LAA"] = levels["LA"] - float(rng.uniform(0, 1)) * _LAA_DROP_HU[state]
@@ -77,29 +87,55 @@ def draw_levels(state: str, rng: np.random.Generator) -> dict[str, float]:
     return levels
 
 
-def smooth_texture(
-    shape: tuple[int, int, int], spacing_mm: np.ndarray, scale_mm: float, rng: np.random.Generator
-) -> np.ndarray:
+def smooth_texture(axes: Sequence[np.ndarray], scale_mm: float, rng: np.random.Generator) -> np.ndarray:
     """Return a smooth random field (X, Y, Z) of mean 0 and SD 1 whose structures are about ``scale_mm`` wide.
 
-    It is drawn on a coarse lattice fixed in space, so that its cost does not grow with the grid.
+    It is drawn on a periodic lattice fixed in the body, so that a part of a grid holds the same as the whole.
+
+    Args:
+        axes: three arrays of voxel centres in body millimetres.
+        scale_mm: step of the lattice.
+        rng: the same state gives the same field everywhere.
     """
-    extent = np.array(shape) * spacing_mm
-    coarse = [max(4, int(np.ceil(size / scale_mm)) + 3) for size in extent]
-    field = gaussian_filter(rng.standard_normal(coarse).astype(np.float32), 0.6)
-    for axis, (count, fine) in enumerate(zip(coarse, shape)):
-        at = np.linspace(0.5, count - 1.5, fine)
+    field = _lattice(rng)
+    for axis, centres in enumerate(axes):
+        at = centres / scale_mm
         low = np.floor(at).astype(int)
         share = at - low
         share = (share * share * (3 - 2 * share)).astype(np.float32)
         weights = share.reshape([-1 if i == axis else 1 for i in range(3)])
-        field = np.take(field, low, axis) * (1 - weights) + np.take(field, low + 1, axis) * weights
-    return (field - field.mean()) / max(float(field.std()), 1e-6)
+        before, after = np.take(field, low % _LATTICE, axis), np.take(field, (low + 1) % _LATTICE, axis)
+        field = before + weights * (after - before)
+    return field
 
 
 def streaming_level(level_hu: float, texture: np.ndarray, levels: Mapping[str, float]) -> np.ndarray:
     """Return per-voxel HU of a right chamber: mixed and unmixed blood side by side, never below plain blood."""
     return np.maximum(level_hu + levels["streaming"] * texture, min(30.0, level_hu))
+
+
+def texture_at(points: np.ndarray, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the field of :func:`smooth_texture` at any ``points`` (3, N) mm, shape (N,)."""
+    return map_coordinates(_lattice(rng), points / scale_mm, order=1, mode="grid-wrap")
+
+
+def _lattice(rng: np.random.Generator) -> np.ndarray:
+    """Return a periodic random field that has SD 1 when it is interpolated."""
+    field = gaussian_filter(rng.standard_normal([_LATTICE] * 3).astype(np.float32), 0.6, mode="wrap")
+    return (field - field.mean()) / (field.std() * _INTERPOLATED_SD)
+
+
+def inflow_level(cava: np.ndarray, cava_hu: np.ndarray, texture: np.ndarray, levels: Mapping[str, float]) -> np.ndarray:
+    """Return per-voxel HU of the right atrium, in which the jets of both venae cavae mix with what is there.
+
+    Args:
+        cava: signed distance (X, Y, Z) mm of both veins.
+        cava_hu: what they bring, (X, Y, Z).
+        texture: smooth random field (X, Y, Z), SD 1.
+        levels: of this patient.
+    """
+    mixed = np.clip(1 + cava / _JET_MM, 0, 1)
+    return cava_hu + mixed * (streaming_level(levels["RA"], texture, levels) - cava_hu)
 
 
 def appendage_level(depth: np.ndarray, levels: Mapping[str, float]) -> np.ndarray:

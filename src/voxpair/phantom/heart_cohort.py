@@ -1,7 +1,7 @@
 """Phantom hearts as cases: settings, drawing of patients, rendering, and a stream of cases.
 
-In: :class:`PhantomSettings`, a seed, an index. Out: :class:`~voxpair.core.case.Case` with image (HU), the eight
-labels, attributes (sex, contrast, metal, scan range, volumes) and every parameter as provenance.
+In: :class:`PhantomSettings`, a seed, an index. Out: :class:`~voxpair.core.case.Case` with image, the eight labels,
+attributes (sex, contrast, metal, scan range, phase, how it was scanned, volumes) and every parameter as provenance.
 Case *i* depends on (settings, seed, i) alone.
 
 A phantom shows that a method works as built; it says nothing about clinical validity.
@@ -12,45 +12,44 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.core.labels import CARDIAC8
+from voxpair.core.labels import CARDIAC8, THORAX7
 from voxpair.core.run import derive_seed
-from voxpair.core.settings import Settings
-from voxpair.phantom.acquisition import SATURATION_HU, Kernel, add_metal, blur, composite, noise
-from voxpair.phantom.anatomy import HeartParameters, draw_anatomy
-from voxpair.phantom.contrast import (
-    appendage_level,
-    check_state,
-    myocardium_level,
-    smooth_texture,
-    streaming_level,
-)
-from voxpair.phantom.heart import Heart, build_heart, heart_pose, heart_warp, inflation
-from voxpair.phantom.shapes import Pose, VoxelGrid
-from voxpair.phantom.thorax import Layer, metal_parts, pericardium, thorax_layers
+from voxpair.phantom.acquisition import Scan, ScanSettings, acquire
+from voxpair.phantom.anatomy import HeartParameters
+from voxpair.phantom.annotation import AnnotationSettings, as_drawn, pulmonary_shift
+from voxpair.phantom.contrast import check_state
+from voxpair.phantom.cycle import chamber_volumes
+from voxpair.phantom.frame import check_field
+from voxpair.phantom.population import draw_anatomy
 
-_FIELD_CENTRE_MM = np.array([8.0, 2.0, -6.0])
+_FIELD_CENTRE_MM = np.array([8.0, -5.0, -6.0])
+
+Labels = Literal["expert", "clean", "thorax"]
 
 
-class PhantomSettings(Settings):
-    """A cohort of phantom hearts.
+class PhantomSettings(ScanSettings):
+    """A cohort of phantom hearts, and how they are scanned.
 
-    Args:
+    Attributes:
         grid: voxels along right, front and head.
         field_of_view_mm: extent along the same axes of a scan of the heart alone.
         arch_extra_mm: how much farther towards the head a scan up to the arch reaches, on the same grid.
-        kernel: reconstruction kernel: resolution and texture of the noise.
-        noise_hu: standard deviation of the noise.
         contrast: state to probability; the probabilities need not add up to one.
         women: probability of a woman.
-        lead, wires: probability of a pacemaker lead and of wires in the sternum.
+        lead, wires, valve, stent: probability of a pacemaker lead, of wires in the sternum, of a mechanical mitral
+            valve and of a coronary stent; nobody has two of them.
         up_to_arch: probability of a scan that reaches the aortic arch.
+        labels: ``expert`` as a reader draws the eight structures, ``clean`` as they are, ``thorax`` the seven organs of
+            ``THORAX7`` (always as they are). The images are the same for all three.
+        annotation: how the reader differs from the truth.
 
     >>> PhantomSettings(grid=(32, 32, 32)).kernel
     'standard'
@@ -59,15 +58,17 @@ class PhantomSettings(Settings):
     grid: tuple[int, int, int] = (64, 64, 64)
     field_of_view_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (190.0, 190.0, 155.0)
     arch_extra_mm: float = Field(40.0, ge=0)
-    kernel: Kernel = "standard"
-    noise_hu: float = Field(25.0, ge=0)
     contrast: dict[str, float] = Field(
         default_factory=lambda: {"arterial": 0.6, "mixed": 0.2, "late_venous": 0.1, "non_contrast": 0.1}
     )
     women: float = Field(0.5, ge=0, le=1)
     lead: float = Field(0.08, ge=0, le=1)
     wires: float = Field(0.07, ge=0, le=1)
+    valve: float = Field(0.02, ge=0, le=1)
+    stent: float = Field(0.03, ge=0, le=1)
     up_to_arch: float = Field(0.3, ge=0, le=1)
+    labels: Labels = "expert"
+    annotation: AnnotationSettings = AnnotationSettings()
 
     @field_validator("grid")
     @classmethod
@@ -90,6 +91,12 @@ class PhantomSettings(Settings):
             raise ValueError("at least one contrast state needs a probability above 0")
         return contrast
 
+    @model_validator(mode="after")
+    def _at_most_one_metal(self) -> PhantomSettings:
+        if self.lead + self.wires + self.valve + self.stent > 1:
+            raise ValueError("the probabilities lead, wires, valve and stent must not add up to more than 1")
+        return self
+
 
 def draw_parameters(seed: int, index: int, settings: PhantomSettings) -> HeartParameters:
     """Draw patient ``index`` of the cohort named ``seed``; other patients have no influence."""
@@ -97,68 +104,98 @@ def draw_parameters(seed: int, index: int, settings: PhantomSettings) -> HeartPa
     shares = np.array(list(settings.contrast.values()), float)
     sex = "F" if rng.uniform() < settings.women else "M"
     contrast = list(settings.contrast)[int(rng.choice(len(shares), p=shares / shares.sum()))]
-    chance = rng.uniform()
-    metal = "lead" if chance < settings.lead else "wires" if chance < settings.lead + settings.wires else "no"
+    metals = ("lead", "wires", "valve", "stent", "no")
+    limits = np.cumsum([getattr(settings, metal) for metal in metals[:-1]])
+    metal = metals[int(np.searchsorted(limits, rng.uniform(), side="right"))]
     scan_range = "up_to_arch" if rng.uniform() < settings.up_to_arch else "cardiac"
     return draw_anatomy(rng, sex=sex, contrast=contrast, metal=metal, scan_range=scan_range)
 
 
-def render(parameters: HeartParameters, settings: PhantomSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scan one patient.
+@dataclass(frozen=True)
+class Phantom:
+    """One scan: ``image`` (X, Y, Z) float32, and three label maps (X, Y, Z) uint8 of what it shows.
 
-    Returns:
-        image: (X, Y, Z) float32 HU, within the scanner's 12 bits.
-        labels: (X, Y, Z) uint8 values of ``CARDIAC8``; 0 is background.
-        affine: (4, 4), voxel index to RAS+ millimetres.
+    ``expert`` as a reader drew the eight structures, ``clean`` as they are, ``thorax`` the organs of ``THORAX7``.
+    ``affine`` (4, 4) leads from voxel index to RAS+ millimetres. Images are in HU within the scanner's 12 bits
+    (MRI-like: arbitrary units).
+    """
+
+    image: np.ndarray
+    expert: np.ndarray
+    clean: np.ndarray
+    thorax: np.ndarray
+    affine: np.ndarray
+
+
+def make_phantom(parameters: HeartParameters, settings: PhantomSettings, scan: Scan | None = None) -> Phantom:
+    """Scan one patient and let a reader annotate it; without ``scan`` the heart stands still.
 
     Raises:
-        InputError: the parameters contradict each other.
+        InputError: the parameters contradict each other, or the heart lies outside the field of view.
     """
-    p = parameters
-    axes = _voxel_axes(p, settings)
-    grid = VoxelGrid(axes, heart_warp(p), heart_pose(p))
-    heart = build_heart(grid, p, inflation(p))
-    body = grid.with_pose(Pose())
-    layers = thorax_layers(body, p, pericardium(heart.structures, p.epicardial_fat_mm))
-    image, labels = composite(layers + _heart_layers(heart, grid, p), grid.spacing_mm)
-    rng = np.random.default_rng([p.detail_seed, 5])
-    inner, outer = metal_parts(p)
-    if inner or outer:
-        metal = np.minimum(grid.draw(*inner, margin_mm=6), body.draw(*outer, margin_mm=6))
-        image = add_metal(image, metal, grid.spacing_mm, rng)
-    image = blur(image, grid.spacing_mm, settings.kernel)
-    image += noise(grid.shape, grid.spacing_mm, settings.kernel, settings.noise_hu, rng)
-    affine = np.diag([*grid.spacing_mm, 1.0])
+    axes = voxel_axes(parameters, settings)
+    check_field(axes, parameters)
+    reader = np.random.default_rng([parameters.detail_seed, 12])
+    shift_mm = pulmonary_shift(settings.annotation, reader)
+    scanned = acquire(axes, parameters, settings, scan or Scan(seed=parameters.detail_seed), shift_mm)
+    expert = as_drawn(scanned.outlined, axes, settings.annotation, reader)
+    affine = np.diag([*(axis[1] - axis[0] for axis in axes), 1.0])
     affine[:3, 3] = [axis[0] for axis in axes]
-    return np.clip(image, -1024, SATURATION_HU).astype(np.float32), labels, affine
+    return Phantom(scanned.image, expert, scanned.labels, scanned.regions, affine)
+
+
+def render(
+    parameters: HeartParameters, settings: PhantomSettings, scan: Scan | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return image, the labels that ``settings`` ask for, and affine of :func:`make_phantom`."""
+    phantom = make_phantom(parameters, settings, scan)
+    return phantom.image, getattr(phantom, settings.labels), phantom.affine
 
 
 def heart_case(settings: PhantomSettings, seed: int, index: int) -> Case:
     """Return case ``index`` of the cohort named ``seed``, for example ``heart_0007``.
 
-    Its attributes are sex, contrast, metal, scan_range and ``volume_LV_ml`` … of the labels in the field of view.
+    Its attributes say who was scanned and how, and give ``volume_LV_ml`` … of its labels in the field of view.
     """
     parameters = draw_parameters(seed, index, settings)
-    image, labels, affine = render(parameters, settings)
+    scan = Scan.draw(np.random.default_rng(derive_seed("phantom scan", seed, index)), settings)
+    image, labels, affine = render(parameters, settings, scan)
     name = f"heart_{index:04d}"
+    table = THORAX7 if settings.labels == "thorax" else CARDIAC8
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
-    counts = np.bincount(labels.ravel(), minlength=CARDIAC8.classes)
-    volumes = {f"volume_{s.name}_ml": round(float(counts[s.value] * voxel_ml), 2) for s in CARDIAC8.structures}
-    attributes: dict[str, Any] = {
-        "sex": parameters.sex,
-        "contrast": parameters.contrast,
-        "metal": "no" if parameters.metal == "no" else "yes",
-        "scan_range": parameters.scan_range,
-        **volumes,
-    }
+    counts = np.bincount(labels.ravel(), minlength=table.classes)
+    volumes = {f"volume_{s.name}_ml": round(float(counts[s.value] * voxel_ml), 2) for s in table.structures}
     provenance = {
         "generator": "phantom",
         "seed": seed,
         "index": index,
         "settings": settings.model_dump(mode="json"),
         "parameters": parameters.to_dict(),
+        "volumes_ml": chamber_volumes(parameters),
+        "scan": asdict(scan),
     }
-    return Case(name, image, labels, affine, CARDIAC8, name, "phantom", attributes, provenance)
+    attributes = {**_attributes(parameters, settings, scan), **volumes}
+    return Case(name, image, labels, affine, table, name, "phantom", attributes, provenance)
+
+
+def _attributes(p: HeartParameters, settings: PhantomSettings, scan: Scan) -> dict[str, Any]:
+    """Return the columns of ``cases.csv`` that say who was scanned and how."""
+    common = {
+        "sex": p.sex,
+        "contrast": p.contrast,
+        "metal": "no" if p.metal == "no" else "yes",
+        "metal_kind": p.metal,
+        "scan_range": p.scan_range,
+        "modality": settings.modality,
+        "phase": round(p.phase, 3),
+        "heart_rate_bpm": round(scan.heart_rate_bpm, 1),
+        "motion": "yes" if scan.window_ms else "no",
+        "steps": "yes" if scan.steps else "no",
+    }
+    if settings.modality == "mr":
+        return common
+    names = ("mode", "kernel", "dose", "tube_voltage_kv")
+    return common | {name: getattr(settings, name) for name in names}
 
 
 def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0, workers: int = 1) -> Iterator[Case]:
@@ -183,7 +220,7 @@ def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0
             yield waiting.popleft().result()
 
 
-def _voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:
+def voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:
     """Return voxel centres along each axis in body millimetres."""
     extent = np.array(settings.field_of_view_mm)
     centre = _FIELD_CENTRE_MM + np.array([p.offset_right_mm, p.offset_front_mm, p.offset_head_mm])
@@ -195,35 +232,3 @@ def _voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarra
         middle + step * (np.arange(voxels) - (voxels - 1) / 2)
         for middle, step, voxels in zip(centre, spacing, settings.grid)
     ]
-
-
-def _heart_layers(heart: Heart, grid: VoxelGrid, p: HeartParameters) -> list[Layer]:
-    """Return walls, then vessels that go on beyond the labels, then the labelled structures."""
-    levels, parts, vessels = p.levels_hu, heart.structures, heart.vessels
-    rng = np.random.default_rng([p.detail_seed, 6])
-    texture = smooth_texture(grid.shape, grid.spacing_mm, 16.0, rng)
-    chambers = np.minimum.reduce([parts[name] for name in ("LA", "LV", "RA", "RV", "LAA")])
-    pipes = np.minimum.reduce(list(vessels.values()))
-    right_atrium = streaming_level(levels["RA"], texture, levels)
-    inflow = np.clip(1 + vessels["cava"] / 14, 0, 1) if p.contrast != "non_contrast" else 1.0
-    above = np.clip((grid.points[2] - 5) / 25, 0, 1)  # contrast comes from above; the lower vein brings plain blood
-    upper = above * levels["SVC"] + (1 - above) * min(levels["RA"], 110.0)
-    blood = {
-        "LA": levels["LA"],
-        "LV": levels["LV"],
-        "AO": levels["AO"],
-        "PA": levels["PA"],
-        "RA": upper + inflow * (right_atrium - upper),
-        "RV": streaming_level(levels["RV"], texture, levels),
-        "LAA": appendage_level(heart.laa_depth, levels),
-    }
-    layers = [
-        Layer(chambers - p.wall_mm, levels["muscle"] + 10),
-        Layer(pipes - 1.6, levels["muscle"]),
-        Layer(vessels["cava"], upper),
-        Layer(vessels["veins"], levels["LA"]),
-        Layer(vessels["pulmonary"], levels["PA"]),
-        Layer(vessels["aorta"], levels["AO"]),
-        Layer(parts["MYO"], myocardium_level(heart.lateral, levels, p.contrast), "MYO"),
-    ]
-    return layers + [Layer(parts[name], level, name) for name, level in blood.items()]

@@ -17,11 +17,13 @@ Shapes: X Y Z grid axes, increasing to the patient's right, front and head (RAS+
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 
-FAR_MM = 60.0
+FAR_MM = 200.0
 """Value of a field where nothing is near; only the neighbourhood of zero is ever used."""
 
 Slices = tuple[slice, slice, slice]
@@ -175,21 +177,39 @@ class VoxelGrid:
 
     def with_pose(self, pose: Pose) -> VoxelGrid:
         """Return the same deformed voxels seen from another reference."""
-        other = object.__new__(VoxelGrid)
-        other.axes, other.slack_mm, other.body, other.pose = self.axes, self.slack_mm, self.body, pose
+        other = copy(self)
+        other.pose = pose
         other.points = np.tensordot((pose.rotation.T / pose.scale).astype(np.float32), self.body, axes=1)
         return other
+
+    def moved(self, shift: np.ndarray) -> VoxelGrid:
+        """Return the same voxels with reference coordinates displaced by ``shift`` (3, X, Y, Z) mm."""
+        other = copy(self)
+        other.points = self.points + shift
+        other.slack_mm = self.slack_mm + self.pose.scale * float(np.abs(shift).max())
+        return other
+
+    def locate(self, places: np.ndarray) -> np.ndarray:
+        """Return fractional voxel indices (3, N) of ``places`` (N, 3) in reference mm: the deformation, undone."""
+        turn = self.pose.scale * self.pose.rotation
+        origin = np.array([axis[0] for axis in self.axes])
+        body = places @ turn.T
+        for _ in range(4):  # the deformation is a contraction, so that this converges
+            at = ((body - origin) / self.spacing_mm).T
+            seen = np.stack([map_coordinates(part, at, order=1, mode="nearest") for part in self.points], axis=1)
+            body = body + (places - seen) @ turn.T
+        return ((body - origin) / self.spacing_mm).T
 
     def box(self, shape: Shape, margin_mm: float) -> Slices | None:
         """Return the index box that holds ``shape`` and its margin, or None if it misses the grid."""
         low, high = shape.bounds()
-        corners = np.stack(np.meshgrid(*zip(low, high), indexing="ij")).reshape(3, -1)
-        corners = self.pose.scale * self.pose.rotation @ corners
+        turn = self.pose.scale * self.pose.rotation
+        middle, half = turn @ (low + high) / 2, np.abs(turn) @ (high - low) / 2
         margin = margin_mm * self.pose.scale + self.slack_mm + self.spacing_mm.max()
         slices = []
         for axis, values in enumerate(self.axes):
-            first = int(np.searchsorted(values, corners[axis].min() - margin))
-            last = int(np.searchsorted(values, corners[axis].max() + margin))
+            first = int(np.searchsorted(values, middle[axis] - half[axis] - margin))
+            last = int(np.searchsorted(values, middle[axis] + half[axis] + margin))
             if first >= last:
                 return None
             slices.append(slice(first, last))

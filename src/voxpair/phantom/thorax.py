@@ -1,111 +1,146 @@
-"""What lies around the heart: chest wall, lungs with vessels, airways, gullet, bones, diaphragm and liver.
+"""What lies around the heart: chest wall, lungs, fat of the mediastinum, airways, gullet, bones, diaphragm, abdomen.
 
 In: a :class:`~voxpair.phantom.shapes.VoxelGrid` in body coordinates, the patient's parameters and the heart's outer
-surface. Out: :class:`Layer` s in the order in which they are painted over one another.
-
-The chest is placed by the heart's reference: the midline lies at x = 22 mm, since the heart's base is left of it.
+surfaces. Out: layers in the order in which they are painted over one another.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
 from voxpair.phantom.anatomy import HeartParameters
+from voxpair.phantom.bones import CHEST_MM, MIDLINE_MM, SPINE_MM, bone_layers, spine_mm, sternum_mm
 from voxpair.phantom.contrast import smooth_texture
+from voxpair.phantom.layers import Layer
+from voxpair.phantom.lungs import lung_layers
 from voxpair.phantom.shapes import Ellipsoid, Tube, VoxelGrid, smooth_union
 
-MIDLINE_MM = 22.0
-SPINE_MM = -84.0
-"""Front-to-back position of the vertebral bodies' centres."""
-_STERNUM_MM = 82.0
-_RIB_STEP_MM = 25.0
+_WALL_MM = 18.0
+_THIN_IN_FRONT = 0.25
+"""By what share the wall is thinner at the sternum."""
+_GROOVE_MM = 12.0
+"""Over which width fat fills the grooves between chambers."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A tissue: signed distance (X, Y, Z) mm, level in HU (one number or per voxel), label name or None."""
-
-    distance: np.ndarray
-    level_hu: float | np.ndarray
-    label: str | None = None
-
-
-def thorax_layers(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray) -> list[Layer]:
-    """Return everything but the heart itself, from the skin inwards.
+def thorax_layers(grid: VoxelGrid, p: HeartParameters, sac: np.ndarray, heart_outside: np.ndarray) -> list[Layer]:
+    """Return everything but the heart itself, from the table and the skin inwards.
 
     Args:
         grid: voxels in body coordinates.
         p: the patient.
-        heart_outside: signed distance (X, Y, Z) mm of the pericardium.
+        sac: signed distance (X, Y, Z) mm of the pericardium.
+        heart_outside: the same of pericardium and great vessels with the fat around them.
     """
     levels = p.levels_hu
-    across = (grid.points[0] - MIDLINE_MM) / p.thorax_half_width_mm
-    along = (grid.points[1] + 2) / p.thorax_half_depth_mm
-    reach = np.sqrt(np.sqrt(across**4 + along**4 + 1.6 * across**2 * along**2)) + 1e-3
-    cavity = (reach - 1) * 0.5 * (p.thorax_half_width_mm + p.thorax_half_depth_mm)
-    wall = cavity - 18
-    skin = np.minimum(wall - p.subcutaneous_fat_mm, _back(grid))
+    texture = smooth_texture(grid.axes, 14.0, np.random.default_rng([p.detail_seed, 3]))
+    cavity = _cavity(grid, p)
+    cavity -= np.clip(cavity + 2 - sac, 0, 10) * np.clip(1 - sac / 14, 0, 1)  # the chest gives way to the heart
     ground = _diaphragm(grid, p)
-    mediastinum = _mediastinum(grid, heart_outside)
-    stomach = grid.draw(Ellipsoid((-48, -14, -96), (44, 50, 46)))
-    gas = grid.draw(Ellipsoid((-52, 12, -82), (17, 13, 14)))
-    texture = smooth_texture(grid.shape, grid.spacing_mm, 14.0, np.random.default_rng([p.detail_seed, 3]))
-    dependent = -0.35 * grid.points[1]  # lungs are denser at the back of someone who lies on it
-    lung_hu = levels["lung"] + dependent + 12 * texture
-    layers = [
-        Layer(skin, levels["fat"] + 8 * texture),
-        Layer(np.minimum(wall + 2, _back(grid) + 9), levels["muscle"] + 6 * texture),
-        Layer(np.maximum(cavity, -ground), lung_hu),
-        Layer(np.maximum(_lung_vessels(grid, p), cavity + 4), 0.6 * levels["PA"] + 20),
-        Layer(np.maximum(ground, cavity), levels["fat"]),
-        Layer(np.maximum.reduce([stomach, ground + 4, cavity + 4]), levels["muscle"] - 10 + 8 * texture),
-        Layer(np.maximum(gas, ground + 7), -950.0),
-        Layer(np.maximum(_liver(grid, ground), cavity + 2), levels["liver"] + 5 * texture),
-        Layer(np.maximum(mediastinum, cavity - 1), levels["fat"] + 8 * texture),
+    layers = _wall(grid, p, cavity, texture)
+    layers += lung_layers(grid, p, np.maximum(cavity, -ground), texture)
+    layers += _abdomen(grid, p, ground, cavity, texture)
+    mediastinum = np.maximum(_mediastinum(grid, p, heart_outside), cavity - 1)
+    layers += [
+        Layer(mediastinum, levels["fat"] + 8 * texture, tissue="fat", region="body"),
+        Layer(np.maximum(sac, cavity - 1), levels["fat"] + 6 * texture, tissue="fat", region="heart"),
     ]
-    return layers + _airways(grid, levels["muscle"]) + _bones(grid, p, cavity)
+    return layers + _airways(grid, levels["muscle"]) + bone_layers(grid, p, cavity)
 
 
-def _back(grid: VoxelGrid) -> np.ndarray:
-    """Return the long muscles beside the spine."""
-    sides = [
-        Tube([(x, SPINE_MM - 34, -140), (x, SPINE_MM - 34, 160)], [27, 27]) for x in (MIDLINE_MM - 28, MIDLINE_MM + 28)
+def _cavity(grid: VoxelGrid, p: HeartParameters) -> np.ndarray:
+    """Return the inside of the chest: an oval between ellipse and rectangle, a little hollow in front of the spine."""
+    across = (grid.points[0] - MIDLINE_MM) / p.thorax_half_width_mm
+    along = (grid.points[1] - CHEST_MM) / p.thorax_half_depth_mm
+    across, along = across * across, along * along
+    reach = np.sqrt(np.sqrt(across * across + along * along + 1.6 * across * along)) + 1e-3
+    oval = (reach - 1) * 0.5 * (p.thorax_half_width_mm + p.thorax_half_depth_mm)
+    spine = 1.2 * np.hypot(grid.points[0] - MIDLINE_MM, 0.6 * (grid.points[1] - SPINE_MM + 36)) - 22
+    return np.maximum(oval, -spine)
+
+
+def _wall(grid: VoxelGrid, p: HeartParameters, cavity: np.ndarray, texture: np.ndarray) -> list[Layer]:
+    """Return table, skin with fat and breasts, and two sheets of muscle with fat between them."""
+    levels = p.levels_hu
+    x, y = grid.points[0] - MIDLINE_MM, grid.points[1]
+    back = [
+        Tube([(MIDLINE_MM + side, SPINE_MM - 42, -160), (MIDLINE_MM + side, SPINE_MM - 50, 180)], [27, 27])
+        for side in (-28, 28)
     ]
-    return grid.draw(*sides, blend_mm=10)
+    wall_mm = _WALL_MM * (1 - _THIN_IN_FRONT * np.clip((y - 20) / 40, 0, 1) * np.clip(1 - np.abs(x) / 70, 0, 1))
+    muscles = smooth_union(cavity - wall_mm, grid.draw(*back, blend_mm=10) - 2, 10)
+    skin = muscles - p.subcutaneous_fat_mm
+    glands = np.full(grid.shape, 60.0, np.float32)
+    if p.breast_mm > 0:
+        front = CHEST_MM + p.thorax_half_depth_mm + _WALL_MM
+        breasts = grid.draw(
+            *(Ellipsoid((MIDLINE_MM + side, front - 4, 0), (52, 12 + p.breast_mm, 55)) for side in (-68, 68)),
+            blend_mm=8,
+        )
+        skin = smooth_union(skin, breasts, 12)
+        glands = np.maximum(breasts + 12, 4 - 9 * texture)
+    lowest = CHEST_MM - p.thorax_half_depth_mm - _WALL_MM - p.subcutaneous_fat_mm - 12
+    table = np.abs(y - lowest + 22 - 0.0006 * x * x) - 10
+    streak = 1.4 - np.abs(cavity - 10.5 + 2.5 * texture)  # the plane of fat between chest muscles and ribs
+    return [
+        Layer(table, -880.0, tissue="air"),
+        Layer(np.maximum(table, -table - 2.5), -250.0, tissue="fat"),
+        Layer(skin, levels["muscle"] - 30, tissue="soft", region="body"),
+        Layer(skin + 1.8, levels["fat"] + 8 * texture, tissue="fat"),
+        Layer(glands, levels["muscle"] - 15),
+        Layer(muscles, levels["muscle"] + 6 * texture),
+        Layer(np.maximum(-streak, muscles + 3), levels["fat"] + 20.0, tissue="fat"),
+    ]
 
 
 def _diaphragm(grid: VoxelGrid, p: HeartParameters) -> np.ndarray:
     """Return the ground under the lungs: a high dome on the right, a lower one on the left, the heart between."""
     x, y, z = grid.points
     right = 34 * np.exp(-(((x - 92) / 48) ** 2) - ((y + 4) / 62) ** 2)
-    left = 20 * np.exp(-(((x + 62) / 40) ** 2) - ((y + 14) / 55) ** 2)
+    left = 22 * np.exp(-(((x + 58) / 42) ** 2) - ((y + 14) / 58) ** 2)
     behind = 26 * np.clip(-(y + 30) / 60, 0, 1.5)  # it falls off towards the back
     return 0.85 * (z - (p.diaphragm_height_mm - 57 + right + left - behind))
 
 
-def _liver(grid: VoxelGrid, ground: np.ndarray) -> np.ndarray:
-    """Return the liver under the right dome, its left lobe reaching under the heart."""
+def _abdomen(
+    grid: VoxelGrid, p: HeartParameters, ground: np.ndarray, cavity: np.ndarray, texture: np.ndarray
+) -> list[Layer]:
+    """Return fat below the diaphragm, spleen, stomach with gas, and the liver, whose left lobe lies under the heart."""
+    levels = p.levels_hu
     x, y, z = grid.points
     edge = -(x + 14 + 0.5 * (z + 70) - 14 * np.sin((y + 20) / 30))
-    return np.maximum(ground + 3, edge)
+    liver = np.maximum(ground + 3, edge)
+    stomach = grid.draw(Ellipsoid((-44, -8, -98), (44, 46, 46)))
+    gas = grid.draw(Ellipsoid((-46, 14, -84), (24, 15, 17)), Ellipsoid((-58, 4, -88), (15, 12, 13)), blend_mm=8)
+    spleen = grid.draw(Ellipsoid((-76, -64, -88), (26, 38, 42)))
+    inner = np.maximum(ground + 3, cavity + 2)
+    return [
+        Layer(np.maximum(ground, cavity), levels["muscle"], region="body"),
+        Layer(np.maximum(ground + 2.5, cavity), levels["fat"], tissue="fat"),
+        Layer(np.maximum(spleen, inner), levels["liver"] + 25 + 6 * texture),
+        Layer(np.maximum(stomach, inner), levels["muscle"] - 10 + 14 * texture),
+        Layer(np.maximum(gas, ground + 7), -950.0, tissue="air"),
+        Layer(np.maximum(liver, inner), levels["liver"] + 5 * texture),
+    ]
 
 
-def _mediastinum(grid: VoxelGrid, heart_outside: np.ndarray) -> np.ndarray:
+def _mediastinum(grid: VoxelGrid, p: HeartParameters, heart_outside: np.ndarray) -> np.ndarray:
     """Return the fat between the lungs: around heart, great vessels, gullet and spine, and behind the sternum."""
-    x, y, z = MIDLINE_MM, SPINE_MM, 150
+    x, y, top, front = MIDLINE_MM, SPINE_MM, 170, sternum_mm(p)
     columns = [
-        Tube([(x - 10, y + 24, -z), (x - 10, y + 24, z)], [24, 24]),
-        Tube([(x, y, -z), (x, y, z)], [24, 24]),
-        Tube([(x - 8, -30, 62), (x - 6, -30, z)], [30, 33]),
-        Tube([(x - 6, 8, 58), (x - 6, 5, z)], [30, 32]),
-        Tube([(x - 6, 60, -60), (x - 4, 50, z)], [11, 13]),
-        Tube([(x - 4, 78, -80), (x - 4, 78, z)], [12, 12]),
+        Tube([(x - 14, y + 22, -top), (x - 10, y + 12, top)], [13, 16]),
+        Tube([(x, spine_mm(-top), -top), (x, spine_mm(top), top)], [22, 22]),
+        Tube([(x - 8, -30, 62), (x - 6, -30, top)], [30, 33]),
+        Tube([(x - 6, 8, 58), (x - 6, 5, top)], [30, 32]),
+        Tube([(x - 6, front - 22, -60), (x - 4, front - 32, top)], [12, 13]),
+        Tube([(x - 4, front - 6, -80), (x - 4, front - 4, top)], [12, 12]),
         Tube([(50, -26, 30), (56, -26, 48)], [17, 15]),
+        Tube([(50, 2, 36), (46, 4, top)], [15, 16]),
+        Tube([(0, -60, -top), (-10, -64, 0), (-9, -64, 66)], [p.descending_radius_mm + 2.5] * 3),
         Tube([(-22, -34, 34), (-30, -36, 54)], [17, 14]),
     ]
-    return smooth_union(grid.draw(*columns, blend_mm=10), heart_outside, 8)
+    return smooth_union(grid.draw(*columns, blend_mm=10), heart_outside, 6)
 
 
 def _airways(grid: VoxelGrid, muscle_hu: float) -> list[Layer]:
@@ -114,86 +149,30 @@ def _airways(grid: VoxelGrid, muscle_hu: float) -> list[Layer]:
     trachea = Tube([(x, -38, 150), (x, -38, 68)], [9, 8.5])
     right = Tube([(x, -38, 70), (x + 24, -40, 47), (x + 52, -42, 30)], [8, 6.5, 4.5])
     left = Tube([(x, -38, 70), (x - 34, -42, 44), (x - 56, -46, 32)], [7.5, 6, 4])
-    gullet = Tube([(x - 2, -54, 150), (x - 4, -52, 40), (x - 6, -51, 0), (x - 12, -48, -110)], [7, 7, 7, 8])
-    air = grid.draw(trachea, right, left)
-    return [Layer(air - 1.8, muscle_hu), Layer(air, -1000.0), Layer(grid.draw(gullet), muscle_hu)]
-
-
-def _bones(grid: VoxelGrid, p: HeartParameters, cavity: np.ndarray) -> list[Layer]:
-    """Return vertebrae with discs and canal, ribs and sternum; marrow inside a thin cortex."""
-    x, y, z = grid.points
-    radius = p.vertebra_radius_mm
-    phase = (z + 9) / _RIB_STEP_MM
-    disc = np.abs(phase - np.round(phase)) * _RIB_STEP_MM - 2.5
-    waist = 1.5 * np.cos(2 * np.pi * phase)
-    oval = np.sqrt(((x - MIDLINE_MM) / 1.1) ** 2 + (y - SPINE_MM) ** 2) - radius - waist
-    canal = np.sqrt((x - MIDLINE_MM) ** 2 + (y - SPINE_MM + radius + 8) ** 2) - 8.5
-    arch = np.maximum(canal - 5, y - SPINE_MM)
-    process = np.maximum(np.abs(x - MIDLINE_MM) - 4, np.abs(y - SPINE_MM + radius + 28) - 14)
-    side = np.sqrt((np.abs(phase - np.round(phase)) * _RIB_STEP_MM - 11) ** 2 + (y - SPINE_MM + radius + 4) ** 2) - 6
-    side = np.maximum(side, np.abs(x - MIDLINE_MM) - 32)
-    spine = np.maximum(np.minimum.reduce([oval, arch, process, side]), -canal)
-    around = np.arctan2(y + 2, np.abs(x - MIDLINE_MM))
-    height = z + 18 * np.sin(around) + 0.12 * np.abs(x - MIDLINE_MM)  # ribs slope down towards the front
-    height = height - _RIB_STEP_MM * np.round(height / _RIB_STEP_MM)
-    rib = np.sqrt((1.35 * (cavity - 7)) ** 2 + (0.85 * height) ** 2) - 5.5
-    ribs = np.maximum(rib, y - 62)  # in front there is cartilage
-    cartilage = np.maximum(np.maximum(rib, 62 - y), 18 - np.abs(x - MIDLINE_MM))
-    sternum = np.maximum(np.abs(x - MIDLINE_MM) - 17, np.abs(y - _STERNUM_MM - 0.06 * z) - 5.5)
-    sternum = np.maximum(sternum, -62 - z)
-    bone = np.minimum.reduce([spine, ribs, sternum])
-    marrow, cortex = p.levels_hu["marrow"], p.levels_hu["cortex"]
+    gullet = Tube([(x - 2, -56, 150), (x - 4, -50, 40), (x - 8, -46.5, 0), (x - 16, -42, -110)], [7, 6.5, 6, 8])
+    bubble = Tube([(x - 2, -55, 150), (x - 4, -51, 60)], [2.2, 0.8])
+    air, wall = grid.draw(trachea, right, left), grid.draw(gullet)
     return [
-        Layer(cartilage, 95.0),
-        Layer(bone, cortex),
-        Layer(bone + 1.4, marrow),
-        Layer(np.maximum(np.maximum(oval, disc), -canal), 85.0),
-        Layer(canal + 1, 35.0),
+        Layer(air - 1.8, muscle_hu),
+        Layer(air, -1000.0, tissue="air", region="trachea"),
+        Layer(wall, muscle_hu, region="oesophagus"),
+        Layer(grid.draw(bubble), -700.0, tissue="air"),
     ]
 
 
-def _lung_vessels(grid: VoxelGrid, p: HeartParameters) -> np.ndarray:
-    """Return a random tree in each lung that starts at its hilum."""
-    rng = np.random.default_rng([p.detail_seed, 4])
-    twigs: list[Tube] = []
-    for hilum, outward in (((64, -28, 36), 1.0), ((-36, -46, 40), -1.0)):
-        for _ in range(12):
-            way = np.array([outward * rng.uniform(0.2, 1), rng.uniform(-0.8, 1.0), rng.uniform(-1.0, 0.9)])
-            _grow_twig(twigs, np.array(hilum, float), way, 3.6, 4, rng)
-    return grid.draw(*twigs, margin_mm=4)
+def pericardium(
+    structures: Mapping[str, np.ndarray], fat_mm: float, below: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the outer surface of the heart's fat, which fills the grooves, and that of the great vessels with it.
 
-
-def _grow_twig(
-    twigs: list[Tube], start: np.ndarray, way: np.ndarray, radius_mm: float, depth: int, rng: np.random.Generator
-) -> None:
-    """Add one vessel and, ``depth`` times over, the two into which it divides (radii after Murray: r^3 is kept)."""
-    way = way / np.linalg.norm(way)
-    end = start + way * rng.uniform(15, 27)
-    twigs.append(Tube([start, end], [radius_mm, 0.8 * radius_mm]))
-    if depth > 1:
-        for _ in range(2):
-            _grow_twig(twigs, end, way + rng.normal(0, 0.45, 3), 0.75 * radius_mm, depth - 1, rng)
-
-
-def metal_parts(p: HeartParameters) -> tuple[list[Tube], list[Tube]]:
-    """Return metal in heart coordinates (a pacemaker lead) and in body coordinates (wires around the sternum)."""
-    if p.metal == "lead":
-        path = [(50, 3, 110), (51, 2, 40), (44, 14, -8), (28, 32, -20), (2, 46, -28), (-14, 47, -34)]
-        return [Tube(path, [1.1] * len(path))], []
-    if p.metal == "wires":
-        wires = []
-        for z in (-36, -10, 18, 46, 74):
-            angles = np.linspace(0, 2 * np.pi, 13)
-            y = _STERNUM_MM + 0.06 * z
-            ring = [(MIDLINE_MM + 14 * np.cos(t), y + 7 * np.sin(t), z + 3 * np.cos(t)) for t in angles]
-            wires.append(Tube(ring, [1.2] * len(ring)))
-        return [], wires
-    return [], []
-
-
-def pericardium(structures: dict[str, np.ndarray], fat_mm: float) -> np.ndarray:
-    """Return the outer surface of the heart's fat, which fills the grooves between the chambers."""
+    Args:
+        structures: fields by label.
+        fat_mm: thickness of the fat.
+        below: field that is negative where the great vessels run within the pericardium.
+    """
     outer = structures["MYO"]
-    for name in ("LV", "LA", "RA", "RV", "AO", "PA", "LAA"):
-        outer = smooth_union(outer, structures[name], 14)
-    return outer - fat_mm
+    for name in ("LV", "LA", "RA", "RV", "LAA"):
+        outer = smooth_union(outer, structures[name], _GROOVE_MM)
+    great = smooth_union(structures["AO"], structures["PA"], _GROOVE_MM)
+    sac = smooth_union(outer, np.maximum(great, below), _GROOVE_MM) - fat_mm
+    return sac, smooth_union(sac, great - fat_mm, _GROOVE_MM)

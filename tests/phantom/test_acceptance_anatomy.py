@@ -1,0 +1,158 @@
+"""Whole hearts against the tables: volumes, brightness, contacts, edges; and the chest around them.
+
+Three hundred hearts are measured by ``benchmarks/phantom/acceptance.py``; here are two dozen on a coarse grid.
+"""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy.ndimage import binary_dilation, binary_erosion, label
+
+from voxpair.core.labels import CARDIAC8, THORAX7
+from voxpair.phantom.anatomy import HeartParameters
+from voxpair.phantom.annotation import outlined_layers
+from voxpair.phantom.contrast import BLOOD_HU
+from voxpair.phantom.cycle import chamber_volumes
+from voxpair.phantom.layers import label_map, region_map
+from voxpair.phantom.population import draw_anatomy
+from voxpair.phantom.scene import build_scene
+
+HEARTS = 20
+STEP_MM = 4.0
+FIELD_MM = (-92.0, 118.0), (-90.0, 102.0), (-104.0, 122.0)
+STATES = tuple(BLOOD_HU)
+
+
+def patient(index):
+    rng = np.random.default_rng([3, index])
+    return draw_anatomy(rng, sex="MF"[index % 2], contrast=STATES[index % 4], metal="no", scan_range="cardiac")
+
+
+def painted(layers, voxel_mm):
+    """Noiseless, unblurred image of the layers."""
+    image = np.full(layers[0].distance.shape, -1000.0, np.float32)
+    for layer in layers:
+        image += np.clip(0.5 - layer.distance / voxel_mm, 0, 1) * (layer.level_hu - image)
+    return image
+
+
+@cache
+def heart(index):
+    """Patient, scene and label map of one heart that nothing cuts off."""
+    p = patient(index)
+    scene = build_scene([np.arange(low, high, STEP_MM) for low, high in FIELD_MM], p)
+    return p, scene, label_map(outlined_layers(scene, 0.0))
+
+
+def inside(labels, name):
+    return labels == CARDIAC8.value_of(name)
+
+
+def touching(labels, first, second):
+    return int((binary_dilation(inside(labels, first)) & inside(labels, second)).sum())
+
+
+def test_labels_hold_the_volumes_of_the_phase():
+    ratios = []
+    for p, _, labels in map(heart, range(HEARTS)):
+        wanted = chamber_volumes(p)
+        ratios.append([inside(labels, name).sum() * STEP_MM**3 / 1000 / wanted[name] for name in wanted])
+    ratios = np.array(ratios)
+    np.testing.assert_allclose(ratios[:, :5], 1, atol=0.04)
+    assert ratios[:, 5].mean() == pytest.approx(1, abs=0.05)  # appendages: a few dozen voxels each
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_wall_keeps_its_volume_and_ventricles_eject_what_they_should(seed):
+    p = patient(seed)
+    axes = [np.arange(low, high, STEP_MM) for low, high in FIELD_MM]
+    full, empty = (label_map(outlined_layers(build_scene(axes, replace(p, phase=phase)), 0.0)) for phase in (0.0, 0.35))
+    count = {name: (inside(full, name).sum(), inside(empty, name).sum()) for name in ("MYO", "LV", "RV", "LA")}
+    assert count["MYO"][1] == pytest.approx(count["MYO"][0], rel=0.03)
+    left, right = (count[name][0] - count[name][1] for name in ("LV", "RV"))
+    assert left / count["LV"][0] == pytest.approx(p.lv_ejection, abs=0.03)
+    assert right == pytest.approx(left, rel=0.08)
+    assert count["LA"][1] > 1.3 * count["LA"][0]
+
+
+@pytest.mark.parametrize("index", range(HEARTS))
+def test_what_belongs_together_touches_and_nothing_leaks(index):
+    labels = heart(index)[2]
+    for first, second in (("LA", "LAA"), ("LA", "LV"), ("AO", "LV"), ("PA", "RV"), ("RA", "RV"), ("MYO", "RV")):
+        assert touching(labels, first, second) >= 2, (first, second)
+    assert touching(labels, "LV", "RV") == 0
+    for name in ("LV", "LA", "RA", "RV", "MYO", "AO", "PA", "LAA"):
+        sizes = np.bincount(label(inside(labels, name), np.ones((3, 3, 3)))[0].ravel())[1:]
+        assert sizes.max() >= 0.97 * sizes.sum() - 1, name
+    # the wall encloses the cavity: what borders on the LV is wall, but for its openings and what lies in them
+    around = binary_dilation(inside(labels, "LV")) & ~inside(labels, "LV")
+    known = np.isin(labels, [CARDIAC8.value_of(name) for name in ("MYO", "LA", "AO")])
+    assert (around & known).sum() > 0.88 * around.sum()  # the rest is the root below the aortic valve
+
+
+@pytest.mark.parametrize("index", range(HEARTS))
+def test_medians_inside_chambers_are_the_drawn_levels(index):
+    p, scene, labels = heart(index)
+    image = painted(scene.layers, STEP_MM)
+    levels = (("LV", 8), ("LA", 8), ("AO", 8), ("PA", 8), ("RV", 10 + 2 * p.levels_hu["streaming"]), ("MYO", 15))
+    for name, tolerance in levels:
+        core = binary_erosion(inside(labels, name), iterations=1 if name == "MYO" else 2)
+        if core.sum() > 20:
+            assert np.median(image[core]) == pytest.approx(p.levels_hu[name], abs=tolerance), name
+
+
+def test_edges_of_the_image_lie_on_the_surface_of_the_labels():
+    step = 0.75  # two voxels hold the aorta's wall, beyond which other edges begin
+    axes = [np.arange(-40.0, 50.0, step), np.arange(-45.0, 45.0, step), np.arange(-30.0, 60.0, step)]
+    scene = build_scene(axes, HeartParameters())
+    image, labels = painted(scene.layers, step), label_map(scene.layers)
+    for name, other in (("LV", "MYO"), ("LA", None), ("AO", None)):
+        found = np.concatenate([edge_errors(image, labels, name, other, axis) for axis in range(3)])
+        assert len(found) > 2000
+        assert np.mean(np.abs(found) <= 0.5) > 0.93, name
+        assert abs(found.mean()) < 0.1, name
+
+
+def edge_errors(image, labels, name, other, axis):
+    """Distance, in voxels, between each border along one axis and the centre of the edge there."""
+    image, labels = np.moveaxis(image, axis, -1), np.moveaxis(labels, axis, -1)
+    value, outside = CARDIAC8.value_of(name), CARDIAC8.value_of(other) if other else 0
+    window = np.lib.stride_tricks.sliding_window_view
+    runs = window(labels, 4, axis=-1)
+    clear = (runs[..., :2] == value).all(-1) & (runs[..., 2:] == outside).all(-1)
+    steps = np.abs(np.diff(window(image, 4, axis=-1)[clear], axis=-1))
+    steps = steps[steps.sum(axis=1) > 100]  # where a vein's label ends there is no edge
+    return (steps[:, 2] - steps[:, 0]) / steps.sum(axis=1)
+
+
+def test_the_chest_has_its_seven_organs_in_their_places():
+    axes = [np.arange(-125.0, 170.0, 4.0), np.arange(-140.0, 100.0, 4.0), np.arange(-100.0, 110.0, 4.0)]
+    scene = build_scene(axes, HeartParameters())
+    regions = region_map(scene.layers)
+    litres = {s.name: (regions == s.value).sum() * 64e-6 for s in THORAX7.structures}
+    assert 0.45 < litres["heart"] < 1.1
+    assert 0.7 < litres["left_lung"] < litres["right_lung"] * 1.1 < 3.5
+    assert 0.002 < litres["spinal_cord"] < 0.06
+    assert 0.01 < litres["oesophagus"] < 0.08
+    assert 0.01 < litres["trachea"] < 0.09
+    centre = {s.name: np.argwhere(regions == s.value).mean(axis=0) for s in THORAX7.structures}
+    right, front = 0, 1
+    assert centre["left_lung"][right] < centre["heart"][right] < centre["right_lung"][right]
+    assert centre["spinal_cord"][front] < centre["oesophagus"][front] < centre["trachea"][front] + 5
+    assert centre["trachea"][front] < centre["heart"][front]
+    labels = label_map(scene.layers)
+    chambers = np.isin(labels, [CARDIAC8.value_of(name) for name in ("LV", "RV", "MYO", "LA", "LAA")])
+    assert (regions[chambers] == THORAX7.value_of("heart")).mean() > 0.97
+    aorta = next(layer for layer in scene.layers if layer.label == "AO").distance < 0
+    assert (regions[aorta] == THORAX7.value_of("left_lung")).mean() < 0.02
+    lungs = np.isin(regions, [THORAX7.value_of(name) for name in ("left_lung", "right_lung")])
+    assert np.median(painted(scene.layers, 4.0)[lungs]) == pytest.approx(-860, abs=60)
+
+
+def test_a_patient_is_the_same_on_a_part_of_the_grid():
+    axes = [np.arange(low, high, 5.0) for low, high in FIELD_MM]
+    whole = label_map(build_scene(axes, patient(1)).layers)
+    part = label_map(build_scene([axes[0], axes[1], axes[2][12:25]], patient(1)).layers)
+    assert (whole[:, :, 12:25] != part).mean() < 1e-4
