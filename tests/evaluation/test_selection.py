@@ -110,7 +110,7 @@ def dotted(heart):
         (detached_piece, "topology", "of its volume in stray pieces; at most"),
         (mirrored, "situs", "mirrored from left to right"),
         (brighter, "intensity", "MYO has a median of"),
-        (atria_swapped, "topology", "LAA has 0.0% of its surface on LA; at least 0.5% is expected"),
+        (atria_swapped, "topology", "LA has 0.0% of its surface on LV; at least 0.5% is expected"),
         (four_times_as_large, "volume", "the whole anatomy has"),
         (hollow, "topology", "of background; at most"),
         (dotted, "topology", "of the boundary as a third class; at most"),
