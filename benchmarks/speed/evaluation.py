@@ -80,17 +80,18 @@ def masks(work: Path, count: int) -> list[str | Path]:
 
 
 def hearts(work: Path, count: int) -> list[Path]:
-    """Write ``count`` phantom hearts that pass for synthetic and ``count`` that are real, split; return both folders."""
-    made, real = work / "synthetic", work / "real"
-    if not (real / "dataset.json").exists():
+    """Write ``count`` real phantom hearts, split, and ``count`` that pass for synthetic; return synthetic and real."""
+    real, made = work / "real", work / "synthetic"
+    if not (made / "dataset.json").exists():
         settings = PhantomSettings(grid=(64, 64, 64))
-        for folder, seed in ((made, 1), (real, 0)):
-            first = None
-            for case in heart_cases(settings, count, seed, workers=2):
-                first = first or voxpair.CohortWriter(folder, case.label_table, "CT")
-                first.add(replace(case, source="synthetic" if folder == made else case.source))
-            first.finish({"training_patients": [f"heart_{i:04d}" for i in range(0)]} if folder == made else None)
+        voxpair.make_phantoms(real, count, settings, voxpair.Session(seed=0), workers=2)
         voxpair.split(real, (0.6, 0.2, 0.2), voxpair.Session())
+        writer = None
+        for i, case in enumerate(heart_cases(settings, count, 1, workers=2)):
+            writer = writer or voxpair.CohortWriter(made, case.label_table, "CT")
+            writer.add(replace(case, name=f"synthetic_{i:04d}", patient=f"synthetic_{i:04d}", source="synthetic"))
+        patients = list(voxpair.Cohort.open(real).split("train").patients)
+        writer.finish({"training_patients": patients})
     return [made, real]
 
 
