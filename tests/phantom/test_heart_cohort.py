@@ -9,11 +9,12 @@ from pydantic import ValidationError
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure, label
 
 from voxpair.core.errors import InputError
-from voxpair.core.labels import CARDIAC8
+from voxpair.core.labels import CARDIAC8, THORAX7
 from voxpair.core.settings import override
 from voxpair.phantom import HeartParameters, PhantomSettings, draw_parameters, heart_case, heart_cases, render
 from voxpair.phantom.contrast import draw_levels
 from voxpair.phantom.heart import inflation
+from voxpair.stages import Session, make_phantoms
 
 SMALL = PhantomSettings(grid=(24, 24, 24))
 WHOLE = PhantomSettings(grid=(48, 48, 60), field_of_view_mm=(192, 192, 240), noise_hu=0)
@@ -222,3 +223,12 @@ def test_an_unknown_setting_is_refused():
 def test_a_stream_that_makes_no_sense_is_refused():
     with pytest.raises(InputError, match="workers"):
         next(heart_cases(SMALL, 1, 0, workers=0))
+
+
+@pytest.mark.parametrize(("labels", "modality", "expected"), [("thorax", "ct", "CT"), ("expert", "mr", "MRI")])
+def test_a_cohort_of_any_kind_is_written(tmp_path, labels, modality, expected):
+    settings = PhantomSettings(grid=(16, 16, 16), labels=labels, modality=modality)
+    cohort = make_phantoms(tmp_path / "cohort", 1, settings, Session())
+    (case,) = cohort
+    assert cohort.modality == expected and set(np.unique(case.labels)) <= {0, *cohort.label_table.values}
+    assert cohort.label_table.names == (THORAX7 if labels == "thorax" else CARDIAC8).names

@@ -27,14 +27,15 @@ class Scans:
 
 
 def make_phantoms(output: Path, count: int, settings: PhantomSettings, session: Session, *, workers: int = 1) -> Cohort:
-    """Write a cohort of ``count`` phantom hearts."""
-    from voxpair.core.labels import CARDIAC8
+    """Write a cohort of ``count`` phantom hearts, or chests where ``settings.labels`` says so."""
+    from voxpair.core.labels import CARDIAC8, THORAX7
     from voxpair.phantom.heart_cohort import heart_cases
 
     run = claim(output, "phantom", settings, session, {"count": count})
     if finished(run.path):
         return Cohort.open(run.path)
-    writer = CohortWriter(run.path, CARDIAC8, "CT")
+    table = THORAX7 if settings.labels == "thorax" else CARDIAC8
+    writer = CohortWriter(run.path, table, "MRI" if settings.modality == "mr" else "CT")
     session.progress.start("phantom hearts", count, len(writer))
     for case in heart_cases(settings, count, session.seed, first=len(writer), workers=workers):
         writer.add(case)
