@@ -18,7 +18,6 @@ import argparse
 import os
 import platform
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +89,7 @@ def main() -> None:
 
 def run(name: str, given: argparse.Namespace, session: voxpair.Session) -> dict[str, Any]:
     """Measure every change of one set that is not yet measured; return what the file holds of the set."""
-    started, folder = time.process_time(), make_folder(given.work / name)
+    folder = make_folder(given.work / name)
     halves = prepare(name, given, session)
     parts = {change: folder / f"{change}.json" for change in CHANGES}
     wanted = [change for change, path in parts.items() if not path.exists()]
@@ -109,7 +108,6 @@ def run(name: str, given: argparse.Namespace, session: voxpair.Session) -> dict[
     return {
         "judge": halves.judge,
         "swapped": SWAPPED[name],
-        "processor_seconds_of_last_call": round(time.process_time() - started),
         "measures": {
             key: {field: found[field] for field in ("group", "better", "unit")} for key, found in first.items()
         },
