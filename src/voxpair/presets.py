@@ -79,12 +79,12 @@ def demo() -> Nested:
             "synthetic_per_real": 2.0,
             "generator": {
                 "autoencoder": {
-                    "channels": [24, 48],
-                    "gate": 0.5,
-                    "loop": {"updates": 240, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
+                    "channels": [16, 32],
+                    "gate": 0.35,  # at 4 mm an appendage is a few dozen voxels
+                    "loop": {"updates": 400, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
                 },
                 "latents": {"copies": 8},
-                "diffusion": {**_IN_CUBES, "loop": {"updates": 560, "batch_size": 8, "ema": 0.99}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 480, "batch_size": 8, "ema": 0.99}},
                 "sampling": {"steps": 20},
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
             },
@@ -93,7 +93,7 @@ def demo() -> Nested:
             "segmentation": {
                 "mix": {"real_only_last": 0.4},
                 "loop": {
-                    "updates": 200,
+                    "updates": 180,
                     "batch_size": 4,
                     "learning_rate": 4e-3,
                     "validate_every": None,
