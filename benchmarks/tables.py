@@ -21,10 +21,9 @@ and were judged on the same held-out cases, which stopped no fit and chose no we
 patients, with 95 % bootstrap intervals of the mean over seeds. One exception to "held out": the learning rate and the
 number of updates of the demo's segmenters were chosen by looking at Baseline on the demo's own test hearts.
 
-The commit in a file is that of the moment its numbers were collected. Of the first two runs, parts were fitted at
-earlier commits of the same day: the hippocampus autoencoder was taken over from a run that was broken off to change the
-denoiser, and its three protocols ran as two processes on one folder; the phantom table took generator, synthetic pairs
-and encoder over from the timed demo. Their settings are those in the files. Both wait to be repeated in one piece.
+The commit in a file is that of the moment its numbers were collected. The hippocampus run was made in pieces: its
+autoencoder was taken over from a run that was broken off to change the denoiser, and its three protocols ran as two
+processes on one folder; the settings are those in the file. It waits to be repeated. The phantom run is `make demo`.
 
 A phantom shows that a method works as built; it says nothing about clinical validity.
 """
