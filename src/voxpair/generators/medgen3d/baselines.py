@@ -21,25 +21,27 @@ Shapes: B cases, X Y Z volume axes, L length of a code.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import Generator, Regressor
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from voxpair.cohorts.datasets import CaseBatches, PreparedCohort
 from voxpair.core.errors import InputError, RunError
 from voxpair.core.run import RunFolder, derive_seed
 from voxpair.core.settings import Settings
-from voxpair.diffusion.sampler import sample
 from voxpair.generators.medgen3d.slice_diffusion import (
     HIDDEN,
     SliceDiffusionSettings,
     SliceDiffusionTask,
     ViewNetworks,
+    Walk,
+    levels_down,
+    walk_down,
 )
 from voxpair.generators.medgen3d.views import AXES, SliceBatches, View
 from voxpair.training.loop import LoopSettings, Task, fit
@@ -50,20 +52,14 @@ class SliceDDPMSettings(Settings):
 
     Attributes:
         diffusion: noise levels, networks and fit; its ``label_width`` has no part here.
-        sampler, steps: how a slice is drawn. DDPM itself: "ddpm" with a step per level.
+        sampler, steps: how a slice is drawn; see ``levels_down``. DDPM itself: "ddpm" and None, a step per level.
         slices_at_once: how many slices are drawn together, a matter of memory.
     """
 
     diffusion: SliceDiffusionSettings = SliceDiffusionSettings()
-    sampler: Literal["ddpm", "ddim", "dpm_solver"] = "dpm_solver"
-    steps: int = Field(50, ge=1)
+    sampler: Walk = "dpm_solver"
+    steps: int | None = Field(40, ge=1)
     slices_at_once: int = Field(16, ge=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> SliceDDPMSettings:
-        if self.steps > self.diffusion.levels:
-            raise ValueError(f"steps {self.steps} must not be above diffusion.levels {self.diffusion.levels}")
-        return self
 
 
 class SliceDDPM(nn.Module):
@@ -87,6 +83,7 @@ class SliceDDPM(nn.Module):
             raise InputError(f"no view {view!r}; there are {', '.join(AXES)}")
         s, device = self.settings, next(self.parameters()).device
         height, width = (length + -length % s.diffusion.factor for length in size)
+        levels = levels_down(s.diffusion.levels, s.steps)
         none = torch.full((1, 1, 1, 1), HIDDEN, device=device)
 
         def network(x: Tensor, time: Tensor) -> Tensor:
@@ -97,7 +94,7 @@ class SliceDDPM(nn.Module):
             seeds = (derive_seed("slice ddpm", seed, view, first + i) for i in range(s.slices_at_once))
             randoms = [torch.Generator().manual_seed(one) for one in seeds]
             noise = torch.stack([torch.randn(1, height, width, generator=random) for random in randoms]).to(device)
-            parts.append(sample(s.sampler, network, self.process, noise, s.steps, randoms))
+            parts.append(walk_down(s.sampler, network, self.process, noise, levels, randoms))
         return _to_image(torch.cat(parts)[:count, 0, : size[0], : size[1]], "DDPM of slices")
 
 

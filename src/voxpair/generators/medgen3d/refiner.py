@@ -39,13 +39,15 @@ from voxpair.cohorts.datasets import PreparedCohort
 from voxpair.core.errors import InputError, RunError
 from voxpair.core.run import RunFolder, derive_seed
 from voxpair.core.settings import Settings
-from voxpair.diffusion.process import DiscreteDiffusion
-from voxpair.diffusion.sampler import guide, sample
+from voxpair.diffusion.sampler import guide
 from voxpair.generators.medgen3d.slice_diffusion import (
     HIDDEN,
     SliceDiffusionSettings,
     SliceDiffusionTask,
     ViewNetworks,
+    Walk,
+    levels_down,
+    walk_down,
 )
 from voxpair.generators.medgen3d.views import AXES, SliceBatches, View, from_slices, labelled, padded, to_slices
 from voxpair.training.loop import fit
@@ -56,38 +58,39 @@ VolumeNetwork = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_11XYZ, time_1, 
 class RefinerSettings(Settings):
     """How the refiner is fitted and used.
 
-    The paper: start 10, fusion "mean", sampler "ddpm" with a step per level, trained_to 1000, guidance not given. SDM:
-    drop 0.2, guidance 1.5.
+    The paper: start 10, steps None, sampler "ddpm", trained_to 1000, fusion "mean"; it names no drop and no guidance,
+    those of SDM are 0.2 and 1.5.
 
     Attributes:
         diffusion: noise levels, networks and fit.
         trained_to: the highest noise level of the fit; what lies above ``start`` is never asked for.
         drop: p, how often the labels are hidden in the fit.
-        start: t_start, the noise level of the painted volume. More replaces more of it: in units of the intensity
-            window the noise has a standard deviation of 2 % at level 10, 16 % at level 100 (levels 1000, "linear").
-        steps: from ``start`` to clean; fewer are faster, and then "ddim" or "dpm_solver" are the better samplers.
-        sampler: how the steps are walked.
+        start: t_start, the noise level of the painted volume. More replaces more of it: the noise is 2 % of the
+            intensity window at level 10, 9 % at 50, 16 % at 100 (levels 1000, "linear"). Into a volume without any, the
+            walk brings 40 %, 86 % and 97 % of a texture whose standard deviation is 5 % of the window.
+        steps: at most so many from ``start`` to clean (see ``levels_down``); None takes every level.
+        sampler: how they are walked; of few steps "dpm_solver" loses the least texture.
         guidance: s, the strength of the labels; above 1 it doubles the cost.
         fusion: "in_step" or "mean"; see the head of this file.
         slices_at_once: how many slices a network sees together, a matter of memory.
     """
 
     diffusion: SliceDiffusionSettings = SliceDiffusionSettings()
-    trained_to: int = Field(200, ge=1)
+    trained_to: int = Field(100, ge=1)
     drop: float = Field(0.2, ge=0, lt=1)
-    start: int = Field(10, ge=1)
-    steps: int = Field(10, ge=1)
-    sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddpm"
+    start: int = Field(50, ge=1)
+    steps: int | None = Field(8, ge=1)
+    sampler: Walk = "dpm_solver"
     guidance: float = Field(1.5, ge=1)
     fusion: Literal["in_step", "mean"] = "in_step"
     slices_at_once: int = Field(16, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> RefinerSettings:
-        if not self.steps <= self.start <= self.trained_to <= self.diffusion.levels:
+        if not self.start <= self.trained_to <= self.diffusion.levels:
             raise ValueError(
-                "noise levels must be in the order steps <= start <= trained_to <= diffusion.levels, got "
-                f"{self.steps}, {self.start}, {self.trained_to}, {self.diffusion.levels}"
+                "noise levels must be in the order start <= trained_to <= diffusion.levels, got "
+                f"{self.start}, {self.trained_to}, {self.diffusion.levels}"
             )
         if self.guidance > 1 and not self.drop:
             raise ValueError(f"guidance {self.guidance:g} needs a fit that hid the labels at times: drop above 0")
@@ -163,8 +166,7 @@ class Refiner(nn.Module):
         noise = torch.randn(clean.shape, generator=random).to(clean.device)
         noisy = self.process.corrupt(clean, noise, torch.tensor([s.start], device=clean.device))
         guided = guide(network, labels, torch.full_like(labels, HIDDEN), s.guidance)
-        down_from_start = DiscreteDiffusion(self.process.alpha_bars[: s.start + 1], self.process.prediction)
-        return sample(s.sampler, guided, down_from_start, noisy, s.steps, [random])
+        return walk_down(s.sampler, guided, self.process, noisy, levels_down(s.start, s.steps), [random])
 
     def _check(self, image: np.ndarray, classes: np.ndarray) -> None:
         if image.ndim != 3 or image.shape != classes.shape:

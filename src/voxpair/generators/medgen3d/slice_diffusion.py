@@ -22,8 +22,8 @@ Shapes: B slices, H W axes of a slice, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +33,15 @@ from torch import Tensor, nn
 
 from voxpair.core.settings import Settings
 from voxpair.diffusion.process import DiscreteDiffusion
+from voxpair.diffusion.sampler import Network, ddim, ddpm, dpm_solver
 from voxpair.diffusion.schedule import BetaSchedule, make_alpha_bars, make_betas
 from voxpair.generators.medgen3d.views import AXES, View
 from voxpair.training.loop import LoopSettings, Task, computes_bfloat16
 
 HIDDEN = -1
 """The class index of the null condition."""
+
+Walk = Literal["ddpm", "ddim", "dpm_solver"]
 
 
 class SliceDiffusionSettings(Settings):
@@ -149,6 +152,39 @@ class SliceDiffusionTask(Task):
         noisy = self.process.corrupt(clean, noise, time)  # DDPM Eq. 4
         output = self.networks(player, noisy, self.process.network_time(time), labels.masked_fill(hidden, HIDDEN))
         return {"loss": F.mse_loss(output, self.process.target(clean, noise, time))}  # DDPM Eq. 14
+
+
+def levels_down(start: int, steps: int | None) -> Tensor:
+    """Return noise levels from ``start`` to 0, in at most ``steps`` steps that shorten with the cube towards 0.
+
+    A step from a level with much more noise than the texture of an image straight to 0 gives its mean, which has no
+    texture. Of white texture with a standard deviation of 0.03, ten equal steps from level 100 keep 56 %, ten cubic
+    ones 95 % ("dpm_solver", closed form).
+
+    Args:
+        steps: None for every level.
+
+    >>> levels_down(100, 5).tolist(), levels_down(3, None).tolist(), levels_down(4, 4).tolist()
+    ([100, 51, 22, 6, 1, 0], [3, 2, 1, 0], [4, 2, 0])
+    """
+    if steps is None:
+        return torch.arange(start, -1, -1)
+    places = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    return (start * places**3).round().long().unique().flip(0)
+
+
+def walk_down(
+    name: Walk,
+    network: Network,
+    process: DiscreteDiffusion,
+    noisy: Tensor,
+    levels: Tensor,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """Denoise what is at ``levels[0]``; ``generators``, one per image of the batch, serve "ddpm" alone."""
+    if name == "ddpm":
+        return ddpm(network, process, noisy, levels, generators)
+    return {"ddim": ddim, "dpm_solver": dpm_solver}[name](network, process, noisy, levels)
 
 
 def _make_network(settings: SliceDiffusionSettings, classes: int) -> nn.Module:
