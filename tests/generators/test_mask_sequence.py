@@ -58,13 +58,13 @@ class Oracle(MaskSequence):
         self.fitted_on.copy_(torch.tensor([*truth.shape[:2], truth.shape[2], truth.shape[2]]))
 
     def forward(self, codes, network_time, known, position):
-        depth, m, process = self.truth.shape[2], self.settings.window, self.settings.process()
+        depth, m, process = self.truth.shape[2], self.settings.window, self.process
         z = round(float(position[0, 0]) * depth)
         clean = self.encode(torch.from_numpy(np.moveaxis(self.truth[:, :, z : z + m], 2, 0))[None])
         self.seen.append((z, codes, known, clean))
         signal, sigma = process.scales(network_time.long(), codes)
         noise = (codes - signal * clean) / sigma
-        return noise if self.settings.prediction == "epsilon" else signal * noise - sigma * clean
+        return noise if process.prediction == "epsilon" else signal * noise - sigma * clean
 
 
 @pytest.mark.parametrize("depth", [6, 7, 9, 10, 23])
@@ -161,6 +161,21 @@ def test_guidance_sees_known_slices_noised_and_costs_a_second_evaluation_where_t
     assert counts[2] == 2 * (1 + 2 * (windows - 1))  # the first window has no condition to exaggerate
 
 
+@pytest.mark.parametrize("code", ["one_hot", "scalar"])
+def test_a_network_that_gives_the_clean_code_has_no_loss_where_it_is_right(code):
+    model = MaskSequence(settings(label_code=code), TABLE.classes)
+    slices = torch.from_numpy(np.moveaxis(volume(depth=6), 2, 0))[None]
+    clean = model.encode(slices)
+    model.unet.forward = lambda *_, **__: 20 * clean  # so sure that its bounded estimate is the code
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    for level in (1000, 500, 50):
+        time = torch.tensor([level])
+        noisy = model.process.corrupt(clean, noise, time)
+        given = model(noisy, model.process.network_time(time), torch.zeros(1, 6), torch.zeros(1, 2))
+        wanted = model.process.target(clean, noise, time)
+        assert torch.allclose(given, wanted, atol=1e-3)
+
+
 def test_batches_are_windows_of_the_volumes_with_the_modes_asked_for():
     training = cases()
     batches = WindowBatches(training, settings(window=4, known=1, modes=(0.6, 0.2, 0.2)), seed=0)
@@ -216,6 +231,28 @@ class Kill(Silent):
         self.after -= 1
         if self.after == 0:
             raise KeyboardInterrupt
+
+
+def ball(index, side=16):
+    random = np.random.default_rng(index)
+    distance = np.linalg.norm(np.indices((side,) * 3) - random.uniform(6.5, 8.5, (3, 1, 1, 1)), axis=0)
+    radius = random.uniform(5, 7)
+    return np.where(distance < radius / 2, 2, np.where(distance < radius, 1, 0)).astype(np.uint8)
+
+
+def largest_change(classes):
+    return float((classes[:, :, 1:] != classes[:, :, :-1]).mean((0, 1)).max())
+
+
+def test_fitted_on_balls_it_draws_balls_without_a_jump_from_slice_to_slice(tmp_path):
+    training = Cases(SimpleNamespace(name=f"case_{i}", labels=ball(i)) for i in range(12))
+    loop = LoopSettings(updates=50, batch_size=12, learning_rate=5e-3, decay="cosine", precision="32-true", ema=0.8)
+    model = fit_mask_sequence(training, settings(channels=(16, 16), head_channels=16, loop=loop), RunFolder(tmp_path))
+    real = [ball(i) for i in range(100, 130)]
+    drawn = [model.sample((16, 16, 16), i, MaskSampling(steps=4)) for i in range(4)]
+    assert max(map(largest_change, drawn)) < 1.25 * max(map(largest_change, real))
+    shares = [np.mean([(v == k).mean() for v in drawn]) / np.mean([(v == k).mean() for v in real]) for k in (1, 2)]
+    assert all(0.5 < share < 2 for share in shares)
 
 
 def test_interrupted_equals_uninterrupted_and_saved_weights_draw_the_same(tmp_path):

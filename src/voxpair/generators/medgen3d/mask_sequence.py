@@ -17,9 +17,10 @@ is known goes back to MCVD (Voleti et al. 2022).
     p^C        modes            probabilities of forward, backward, unconditional
     s          guidance         scale of classifier-free guidance
 
-Departures: the label code is one-hot (the paper: one channel with a value per structure); z~ names the end beside the
-first slice, without which a network cannot tell volumes of different depth apart; guidance shows the known slices to
-the network noised like the others, with their indicators down, where the paper leaves open what it sees.
+Departures: the label code is one-hot (the paper: one channel with a value per structure). The network gives class
+probabilities, from which the noise follows: a bounded estimate of labels is learnt in a fraction of the updates. z~
+names the end beside the first slice, without which a network cannot tell volumes of different depth apart. Guidance
+shows the known slices to the network noised like the others, with their indicators down; the paper leaves it open.
 
 Shapes: B batch, C channels of a slice's label code, K classes, X Y Z volume axes, x y in-plane axes of the network.
 """
@@ -51,7 +52,8 @@ from voxpair.generators.medgen3d.windows import WindowBatches, plan_windows, rel
 from voxpair.training.loop import LoopSettings, Task, computes_bfloat16, fit
 
 EMBEDDING = 32  # numbers that stand for a time or a place before the network's own layers
-SCALE = 1000  # places from 0 to 1 are spread like times, for which the sinusoids are made
+SCALE = 1000  # of network_time; places from 0 to 1 are spread like it, since the sinusoids are made for times
+SMALLEST_NOISE = 0.05  # where "clean" is divided by the noise level; the smallest time of Li and He 2025
 
 
 class MaskSequenceSettings(Settings):
@@ -69,7 +71,8 @@ class MaskSequenceSettings(Settings):
         slice_size: in-plane size (x, y) that masks are drawn at and enlarged from; None draws at the grid's own.
         depth_range: factors by which training volumes are squeezed or stretched along Z, so that other depths can be
             asked for; (1, 1) learns the depth of the grid alone.
-        prediction: what the network gives, noise ("epsilon") or velocity ("v").
+        prediction: what the network gives: noise ("epsilon"), velocity ("v"), or the "clean" code, from which the
+            velocity follows and is compared; a clean one-hot code is made of class probabilities.
         levels, schedule: T and the noise schedule, beta from 1e-4 to 0.02 (Ho et al. 2020) except for "cosine".
         channels: width per level; each level after the first halves the slices.
         res_blocks: residual blocks per level.
@@ -84,7 +87,7 @@ class MaskSequenceSettings(Settings):
     label_code: Literal["one_hot", "scalar"] = "one_hot"
     slice_size: tuple[int, int] | None = None
     depth_range: tuple[float, float] = (1.0, 1.0)
-    prediction: Literal["epsilon", "v"] = "v"
+    prediction: Literal["clean", "epsilon", "v"] = "clean"
     levels: int = Field(1000, ge=2)
     schedule: BetaSchedule = "linear"
     channels: tuple[int, ...] = (64, 128, 192)
@@ -120,7 +123,8 @@ class MaskSequenceSettings(Settings):
     def process(self) -> DiscreteDiffusion:
         """Return the diffusion process, Eq. 1."""
         ends = (1e-4, 0.02) if self.schedule != "cosine" else ()
-        return DiscreteDiffusion(make_alpha_bars(make_betas(self.schedule, self.levels, *ends)), self.prediction)
+        alpha_bars = make_alpha_bars(make_betas(self.schedule, self.levels, *ends))
+        return DiscreteDiffusion(alpha_bars, "epsilon" if self.prediction == "epsilon" else "v")
 
 
 class MaskSampling(Settings):
@@ -152,7 +156,7 @@ class MaskSequence(nn.Module):
 
     def __init__(self, settings: MaskSequenceSettings, classes: int) -> None:
         super().__init__()
-        self.settings, self.classes = settings, classes
+        self.settings, self.classes, self.process = settings, classes, settings.process()
         self.code_channels = classes if settings.label_code == "one_hot" else 1
         width = 4 * settings.channels[0]
         self.unet = DiffusionModelUNet(
@@ -184,7 +188,19 @@ class MaskSequence(nn.Module):
         indicators = known.to(codes.dtype)[:, :, None, None].expand(-1, -1, *codes.shape[2:])
         places = [network_time.float(), *(SCALE * position).float().unbind(1)]
         joined = torch.cat([get_timestep_embedding(place, EMBEDDING) for place in places], 1)
-        return self.unet(torch.cat([codes, indicators], 1), network_time.float(), class_labels=joined).float()
+        output = self.unet(torch.cat([codes, indicators], 1), network_time.float(), class_labels=joined).float()
+        if self.settings.prediction != "clean":
+            return output
+        time = (network_time * (self.process.levels / SCALE)).round().long()
+        signal, sigma = self.process.scales(time, output)
+        return (signal * codes.float() - self._bounded(output)) / sigma.clamp(min=SMALLEST_NOISE)  # v of x_t and x_0
+
+    def _bounded(self, output: Tensor) -> Tensor:
+        """Return a clean code from what the U-Net gives: class probabilities, or a value within the scalar code."""
+        if self.settings.label_code == "scalar":
+            return output.tanh()
+        probabilities = rearrange(output, "b (m k) x y -> b m k x y", k=self.classes).softmax(2)
+        return rearrange(2 * probabilities - 1, "b m k x y -> b (m k) x y")
 
     def encode(self, slices: Tensor) -> Tensor:
         """Return the code, (B, m C, x, y) in [-1, 1], of class indices (B, m, x, y)."""
@@ -229,7 +245,7 @@ class MaskSequence(nn.Module):
         self, slices: Tensor, known: list[bool], place: tuple[int, int], random: torch.Generator, sampling: MaskSampling
     ) -> Tensor:
         """Return a window, (m, x, y) class indices, of which the known ones are those of ``slices``: Eq. 3."""
-        process, device = self.settings.process(), slices.device
+        process, device = self.process, slices.device
         indicators = torch.tensor([known], dtype=torch.float32, device=device)
         position = relative_position(*place, self.settings.window)[None].to(device)
         given = self.per_channel(indicators) > 0
@@ -277,7 +293,7 @@ class MaskSequenceTask(Task):
 
     def __init__(self, model: MaskSequence) -> None:
         super().__init__()
-        self.model, self.process = model, model.settings.process()
+        self.model, self.process = model, model.process
 
     def forward(self, batch: Mapping[str, Any], player: str) -> dict[str, Tensor]:
         clean = self.model.encode(batch["slices"])
