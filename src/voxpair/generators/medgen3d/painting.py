@@ -2,8 +2,8 @@
 
 Takes clips of real slices with their labels; gives the losses of vid2vid, named as in ``image_sequence``.
 
-    update of the painter:  paint T slices from the past, each from what was painted before; judge; pull
-    update of the critics:  paint again, without gradient; tell real from painted
+    update of the painter:  paint T slices, each from its labels and what was painted before; be judged; follow
+    update of the critics:  tell those slices from real ones
 
 Source: see ``image_sequence``, ``critics`` and ``flow``.
 
@@ -67,19 +67,19 @@ class PaintingTask(Task):
         self.painter, self.classes = painter, classes
         self.critics = Critics(classes, s.critic_width, s.critic_layers, s.critic_levels, s.strides)
         self.perceptual = perceptual_loss(s.perceptual_file) if s.perceptual_file else None
-        self._latest: tuple[Tensor, Clip] | None = None
+        self._latest: tuple[Tensor, Clip, Stroke] | None = None
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         return {"model": list(self.painter.parameters()), "critic": list(self.critics.parameters())}
 
     def forward(self, batch: Mapping[str, Any], player: str) -> dict[str, Tensor]:
-        coarser = self.settings.coarser(batch["update"])
-        clip = self._clip(batch, coarser)
+        self.critics.requires_grad_(player == "critic")
         if player == "critic":
-            with torch.no_grad():
-                strokes, _ = self.paint(clip, coarser)
-            return {"loss": self._critic_loss(clip, strokes)}
+            return {"loss": self._critic_loss(*self._painted(batch))}
+        coarser = self.settings.coarser(batch["update"])
+        clip = self.real_clip(batch, coarser)
         strokes, followed = self.paint(clip, coarser)
+        self._latest = (batch["image"], clip, strokes.detach())
         losses = self._judged(clip, strokes) | self._moved(clip, strokes, followed) | self._compared(clip, strokes)
         s = self.settings
         weights = {
@@ -165,10 +165,20 @@ class PaintingTask(Task):
             losses["perceptual"] = (self.perceptual(image, real) + self.perceptual(texture, real)) / 2
         return losses
 
-    def _clip(self, batch: Mapping[str, Any], coarser: int) -> Clip:
-        """Return the batch at the resolution of the update; the critics' turn finds what the painter's turn made."""
+    @torch.no_grad()
+    def _painted(self, batch: Mapping[str, Any]) -> tuple[Clip, Stroke]:
+        """Return what the painter made of this batch in its own turn.
+
+        A batch that the loop cuts into passes comes back as another tensor, and is painted anew.
+        """
         if self._latest is not None and self._latest[0] is batch["image"]:
-            return self._latest[1]
+            return self._latest[1:]
+        coarser = self.settings.coarser(batch["update"])
+        clip = self.real_clip(batch, coarser)
+        return clip, self.paint(clip, coarser)[0]
+
+    def real_clip(self, batch: Mapping[str, Any], coarser: int) -> Clip:
+        """Return the batch with its slices halved ``coarser`` times, and the flow between them."""
         past = self.painter.past
         images, labels = batch["image"], one_hot(batch["labels"], self.classes)
         inside = (batch["labels"][:, :, 0, 0] != OUTSIDE).float()
@@ -179,9 +189,7 @@ class PaintingTask(Task):
             stride: _reference_flow(seen[:, past - 1 :] if stride == 1 else seen[:, past:], stride)
             for stride in self.settings.strides
         }
-        clip = Clip(images, labels, inside, flows)
-        self._latest = (batch["image"], clip)
-        return clip
+        return Clip(images, labels, inside, flows)
 
 
 def _reference_flow(seen: Tensor, stride: int) -> Tensor:

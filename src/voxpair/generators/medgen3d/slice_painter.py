@@ -47,6 +47,9 @@ class Stroke:
     flow: Tensor
     new_weight: Tensor
 
+    def detach(self) -> Stroke:
+        return Stroke(self.image.detach(), self.texture.detach(), self.flow.detach(), self.new_weight.detach())
+
 
 class SlicePainter(nn.Module):
     """vid2vid's generator at one resolution, with the coarser ones inside.
