@@ -23,7 +23,7 @@ from voxpair.training.state import load_weights, save_weights
 
 TABLE = LabelTable.from_mapping("balls", {"background": 0, "shell": 2, "core": 5})
 GRID = (12, 10, 6)  # 6 is no multiple of 4
-LOOP = LoopSettings(updates=3, batch_size=2, ema=0.5, precision="32-true", checkpoint_every_s=0)
+LOOP = LoopSettings(updates=2, batch_size=2, ema=0.5, precision="32-true", checkpoint_every_s=0)
 SMALL = SliceDiffusionSettings(channels=(8, 8, 8), attention=(False,) * 3, head_channels=8, label_width=4, loop=LOOP)
 SETTINGS = RefinerSettings(diffusion=SMALL, start=100, steps=4)
 FLAT = SMALL.model_copy(update={"channels": (8, 8), "attention": (False, False)})
@@ -295,15 +295,10 @@ def test_the_papers_ten_steps_are_texture_only():
 
 
 class Kill(Silent):
-    """Breaks a fit off after its second update."""
-
-    def __init__(self):
-        self.updates = 0
+    """Breaks a fit off after its first update."""
 
     def advance(self, steps=1, **numbers):
-        self.updates += 1
-        if self.updates == 2:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
 
 def test_interrupted_is_uninterrupted_and_weights_come_back(prepared, tmp_path):
@@ -313,7 +308,7 @@ def test_interrupted_is_uninterrupted_and_weights_come_back(prepared, tmp_path):
         fit_refiner(prepared, chosen, RunFolder(tmp_path / "cut", progress=Kill()))
     resumed = fit_refiner(prepared, chosen, RunFolder(tmp_path / "cut"))
     log = read_log(tmp_path / "cut" / "metrics.jsonl")
-    assert [record["update"] for record in log] == [1, 2, 3] and {f"{view}_loss" for view in AXES} <= set(log[0])
+    assert [record["update"] for record in log] == [1, 2] and {f"{view}_loss" for view in AXES} <= set(log[0])
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
     save_weights(tmp_path / "weights.safetensors", whole)
@@ -332,4 +327,4 @@ def test_a_fit_learns_what_each_class_looks_like(prepared, tmp_path):
     case = prepared[0]
     refined = refiner.refine(np.full(GRID, 0.5, np.float32), case.labels, seed=0)
     background, shell, core = (refined[case.labels == k].mean() for k in range(3))
-    assert background < shell - 0.05 and shell < core - 0.05
+    assert background < shell - 0.05 and shell < core - 0.05, (background, shell, core)
