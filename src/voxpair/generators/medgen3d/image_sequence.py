@@ -49,11 +49,12 @@ class ImageSequenceSettings(Settings):
         past: slices that the painter remembers (vid2vid: 2).
         width: channels of the finest painter at full resolution (vid2vid: 128).
         halvings: of the coarsest painter (3).
-        blocks: residual blocks of the coarsest painter (9).
+        blocks: residual blocks of the coarsest painter, half of them before its branches (9).
         scales: painters from coarse to fine; each works at twice the resolution of the one before (1, for slices of
             up to 512 voxels a side).
         coarse_fraction: of the updates, spent on the coarser painters, each by itself.
         flow_gain: voxels that an output of 1 of the flow head stands for (20, for street scenes).
+        shortcut: the painter's heads see the labels at full resolution too (False).
         critic_width, critic_layers, critic_levels: see ``critics`` (64, 3, 2).
         clip: slices that are painted one after the other in an update.
         temporal_scales: video critics, on slices 1, 3, 9, ... apart (2).
@@ -73,6 +74,7 @@ class ImageSequenceSettings(Settings):
     scales: int = Field(2, ge=1)
     coarse_fraction: float = Field(0.3, ge=0, lt=1)
     flow_gain: float = Field(4.0, gt=0)
+    shortcut: bool = True
     critic_width: int = Field(32, ge=1)
     critic_layers: int = Field(2, ge=1)
     critic_levels: int = Field(2, ge=1)
@@ -130,15 +132,7 @@ class ImageSequence(nn.Module):
     def __init__(self, settings: ImageSequenceSettings, classes: int) -> None:
         super().__init__()
         self.classes, self.past = classes, settings.past
-        self.painter = SlicePainter(
-            classes,
-            settings.past,
-            settings.width,
-            settings.halvings,
-            settings.blocks,
-            settings.scales,
-            settings.flow_gain,
-        )
+        self.painter = SlicePainter(settings, classes)
 
     @torch.inference_mode()
     def paint(self, classes: np.ndarray, seed: int) -> np.ndarray:

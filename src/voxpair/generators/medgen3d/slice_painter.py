@@ -19,7 +19,8 @@ its branches, so that painter can be fitted first and by itself.
 Source: vid2vid, Wang et al. 2018 (arXiv 1808.06601), section 3 and appendix: the blend is its sequential generator,
 the adding of features its coarse-to-fine generator. Ours: GroupNorm in place of BatchNorm, so that no slice depends
 on the others in its batch; nearest-neighbour enlargement before convolutions in place of transposed ones, which leave
-a chequerboard; the indicators, so that one network paints the first slice too.
+a chequerboard; the indicators, so that one network paints the first slice too; and the shortcut from the label stem to
+the heads, without which edges have to come through the halvings and lie where they can.
 
 Shapes: B slices painted side by side, P past slices, K classes, C channels, X Y slice axes.
 """
@@ -27,6 +28,7 @@ Shapes: B slices painted side by side, P past slices, K classes, C channels, X Y
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +37,11 @@ from torch import Tensor, nn
 
 from voxpair.generators.medgen3d.flow import warp
 
+if TYPE_CHECKING:
+    from voxpair.generators.medgen3d.image_sequence import ImageSequenceSettings
+
 OUTSIDE = -1  # class index of slices below or above the volume
+BLOCKS_OF_FINE = 3  # residual blocks of all painters but the coarsest, as in vid2vid
 
 
 @dataclass(frozen=True)
@@ -55,32 +61,30 @@ class SlicePainter(nn.Module):
     """vid2vid's generator at one resolution, with the coarser ones inside.
 
     Args:
-        past: P, slices that it remembers.
-        width: channels at full resolution; every halving doubles them.
-        halvings: of the coarsest painter; finer ones have one each.
-        blocks: residual blocks of the coarsest painter, half of them before the branches; finer ones have 2 + 1.
-        scales: painters, coarsest to finest.
-        flow_gain: voxels that a flow head's output of 1 stands for.
+        level: 0 is the finest; each one more has half the resolution and twice the width.
 
-    >>> painter = SlicePainter(classes=3, past=2, width=4, halvings=1, blocks=2, scales=2, flow_gain=2.0)
+    >>> from voxpair.generators.medgen3d.image_sequence import ImageSequenceSettings
+    >>> painter = SlicePainter(ImageSequenceSettings(past=2, width=4, halvings=1, blocks=2, scales=2), classes=3)
     >>> stroke = painter(torch.zeros(1, 9, 10, 13), torch.zeros(1, 2, 10, 13), torch.zeros(1, 2))
     >>> stroke.image.shape, stroke.flow.shape
     (torch.Size([1, 1, 10, 13]), torch.Size([1, 2, 10, 13]))
     """
 
-    def __init__(
-        self, classes: int, past: int, width: int, halvings: int, blocks: int, scales: int, flow_gain: float
-    ) -> None:
+    def __init__(self, settings: ImageSequenceSettings, classes: int, level: int = 0) -> None:
         super().__init__()
-        self.past, self.flow_gain = past, flow_gain
+        self.past, self.flow_gain, self.shortcut = settings.past, settings.flow_gain, settings.shortcut
+        past, width = settings.past, settings.width * 2**level
+        halvings, blocks = settings.halvings, settings.blocks
         self.coarse: SlicePainter | None = None
-        if scales > 1:
-            self.coarse = SlicePainter(classes, past, 2 * width, halvings, blocks, scales - 1, flow_gain)
-            halvings, blocks = 1, 3
+        if level + 1 < settings.scales:
+            self.coarse = SlicePainter(settings, classes, level + 1)
+            halvings, blocks = 1, BLOCKS_OF_FINE
         self.multiple = 2**halvings if self.coarse is None else 2 * self.coarse.multiple
         before, after = blocks - blocks // 2, blocks // 2
-        self.label_encoder = _encoder((past + 1) * classes, width, halvings, before)
-        self.image_encoder = _encoder(2 * past, width, halvings, before)
+        self.label_stem = _convolution((past + 1) * classes, width, kernel_size=7)
+        self.label_encoder = _encoder(width, halvings, before)
+        self.image_stem = _convolution(2 * past, width, kernel_size=7)
+        self.image_encoder = _encoder(width, halvings, before)
         self.texture_branch = _branch(width, halvings, after)
         self.flow_branch = _branch(width, halvings, after)
         self.texture_head = nn.Conv2d(width, 1, 7, padding=3)
@@ -116,11 +120,13 @@ class SlicePainter(nn.Module):
 
     def features(self, labels: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features that the texture head and the flow and weight heads read: (B, width, X, Y) each."""
-        made = moved = self.label_encoder(labels) + self.image_encoder(memory)
+        drawn = self.label_stem(labels)
+        made = moved = self.label_encoder(drawn) + self.image_encoder(self.image_stem(memory))
         if self.coarse is not None:
             coarse = self.coarse.features(F.avg_pool2d(labels, 2), F.avg_pool2d(memory, 2))
             made, moved = made + coarse[0], moved + coarse[1]
-        return self.texture_branch(made), self.flow_branch(moved)
+        made, moved = self.texture_branch(made), self.flow_branch(moved)
+        return (made + drawn, moved + drawn) if self.shortcut else (made, moved)
 
 
 def one_hot(classes: Tensor, count: int) -> Tensor:
@@ -143,9 +149,9 @@ def remember(images: Tensor, known: Tensor, image: Tensor) -> tuple[Tensor, Tens
     )
 
 
-def _encoder(channels: int, width: int, halvings: int, blocks: int) -> nn.Sequential:
+def _encoder(width: int, halvings: int, blocks: int) -> nn.Sequential:
     down = [_convolution(width * 2**i, width * 2 ** (i + 1), strides=2) for i in range(halvings)]
-    return nn.Sequential(_convolution(channels, width, kernel_size=7), *down, *_blocks(width * 2**halvings, blocks))
+    return nn.Sequential(*down, *_blocks(width * 2**halvings, blocks))
 
 
 def _branch(width: int, halvings: int, blocks: int) -> nn.Sequential:
