@@ -18,9 +18,10 @@ is known goes back to MCVD (Voleti et al. 2022).
     s          guidance         scale of classifier-free guidance
 
 Departures: the label code is one-hot (the paper: one channel with a value per structure). The network gives class
-probabilities, from which the noise follows: a bounded estimate of labels is learnt in a fraction of the updates. z~
-names the end beside the first slice, without which a network cannot tell volumes of different depth apart. Guidance
-shows the known slices to the network noised like the others, with their indicators down; the paper leaves it open.
+probabilities and is judged by their cross-entropy; the noise follows from them. The best answer is the same, the mean
+of what may have been there, but a bounded one is learnt in a fraction of the updates. z~ names the end beside the first
+slice, without which a network cannot tell volumes of different depth apart. Guidance shows the known slices to the
+network noised like the others, with their indicators down; the paper leaves it open.
 
 Shapes: B batch, C channels of a slice's label code, K classes, X Y Z volume axes, x y in-plane axes of the network.
 """
@@ -53,7 +54,6 @@ from voxpair.training.loop import LoopSettings, Task, computes_bfloat16, fit
 
 EMBEDDING = 32  # numbers that stand for a time or a place before the network's own layers
 SCALE = 1000  # of network_time; places from 0 to 1 are spread like it, since the sinusoids are made for times
-SMALLEST_NOISE = 0.05  # where "clean" is divided by the noise level; the smallest time of Li and He 2025
 
 
 class MaskSequenceSettings(Settings):
@@ -71,8 +71,8 @@ class MaskSequenceSettings(Settings):
         slice_size: in-plane size (x, y) that masks are drawn at and enlarged from; None draws at the grid's own.
         depth_range: factors by which training volumes are squeezed or stretched along Z, so that other depths can be
             asked for; (1, 1) learns the depth of the grid alone.
-        prediction: what the network gives: noise ("epsilon"), velocity ("v"), or the "clean" code, from which the
-            velocity follows and is compared; a clean one-hot code is made of class probabilities.
+        prediction: what the network gives: "classes", probabilities at each voxel of a one-hot code, or the noise
+            ("epsilon") or velocity ("v") of any code.
         levels, schedule: T and the noise schedule, beta from 1e-4 to 0.02 (Ho et al. 2020) except for "cosine".
         channels: width per level; each level after the first halves the slices.
         res_blocks: residual blocks per level.
@@ -87,7 +87,7 @@ class MaskSequenceSettings(Settings):
     label_code: Literal["one_hot", "scalar"] = "one_hot"
     slice_size: tuple[int, int] | None = None
     depth_range: tuple[float, float] = (1.0, 1.0)
-    prediction: Literal["clean", "epsilon", "v"] = "clean"
+    prediction: Literal["classes", "epsilon", "v"] = "classes"
     levels: int = Field(1000, ge=2)
     schedule: BetaSchedule = "linear"
     channels: tuple[int, ...] = (64, 128, 192)
@@ -104,6 +104,8 @@ class MaskSequenceSettings(Settings):
             raise ValueError(f"known must be below window, got {self.known} and {self.window}: nothing is left to draw")
         if min(self.modes) <= 0 or not math.isclose(sum(self.modes), 1):
             raise ValueError(f"modes must be three probabilities above 0 with sum 1, got {self.modes}")
+        if self.prediction == "classes" and self.label_code == "scalar":
+            raise ValueError('a scalar label code has no class probabilities: take prediction "epsilon" or "v"')
         if not 0 < self.depth_range[0] <= self.depth_range[1]:
             raise ValueError(f"depth_range must be two factors, 0 < low <= high, got {self.depth_range}")
         if not self.channels or len(self.channels) != len(self.attention):
@@ -185,22 +187,20 @@ class MaskSequence(nn.Module):
             known: (B, m), the binary indicators.
             position: (B, 2), z / D and (z + m) / D.
         """
+        output = self.output(codes, network_time, known, position)
+        if self.settings.prediction != "classes":
+            return output
+        probabilities = rearrange(output, "b (m k) x y -> b m k x y", k=self.classes).softmax(2)
+        clean = rearrange(2 * probabilities - 1, "b m k x y -> b (m k) x y")
+        signal, sigma = self.process.scales((network_time * (self.process.levels / SCALE)).round().long(), clean)
+        return (signal * codes.float() - clean) / sigma  # v, from x_t and x_0
+
+    def output(self, codes: Tensor, network_time: Tensor, known: Tensor, position: Tensor) -> Tensor:
+        """Return what the U-Net gives: as :meth:`forward`, but logits where the prediction is "classes"."""
         indicators = known.to(codes.dtype)[:, :, None, None].expand(-1, -1, *codes.shape[2:])
         places = [network_time.float(), *(SCALE * position).float().unbind(1)]
         joined = torch.cat([get_timestep_embedding(place, EMBEDDING) for place in places], 1)
-        output = self.unet(torch.cat([codes, indicators], 1), network_time.float(), class_labels=joined).float()
-        if self.settings.prediction != "clean":
-            return output
-        time = (network_time * (self.process.levels / SCALE)).round().long()
-        signal, sigma = self.process.scales(time, output)
-        return (signal * codes.float() - self._bounded(output)) / sigma.clamp(min=SMALLEST_NOISE)  # v of x_t and x_0
-
-    def _bounded(self, output: Tensor) -> Tensor:
-        """Return a clean code from what the U-Net gives: class probabilities, or a value within the scalar code."""
-        if self.settings.label_code == "scalar":
-            return output.tanh()
-        probabilities = rearrange(output, "b (m k) x y -> b m k x y", k=self.classes).softmax(2)
-        return rearrange(2 * probabilities - 1, "b m k x y -> b (m k) x y")
+        return self.unet(torch.cat([codes, indicators], 1), network_time.float(), class_labels=joined).float()
 
     def encode(self, slices: Tensor) -> Tensor:
         """Return the code, (B, m C, x, y) in [-1, 1], of class indices (B, m, x, y)."""
@@ -289,21 +289,27 @@ class MaskSequence(nn.Module):
 
 
 class MaskSequenceTask(Task):
-    """Corrupt the unknown slices of a window, predict, compare: Eq. 4."""
+    """Corrupt the unknown slices of a window, predict, compare: Eq. 4, or the cross-entropy in its place."""
 
     def __init__(self, model: MaskSequence) -> None:
         super().__init__()
         self.model, self.process = model, model.process
 
     def forward(self, batch: Mapping[str, Any], player: str) -> dict[str, Tensor]:
-        clean = self.model.encode(batch["slices"])
-        given = self.model.per_channel(batch["known"])
+        slices, known = batch["slices"].long(), batch["known"]
+        clean = self.model.encode(slices)
         time = self.process.draw_times(len(clean), device=clean.device)
         noise = torch.randn_like(clean)
+        given = self.model.per_channel(known)
         noisy = torch.where(given, clean, self.process.corrupt(clean, noise, time))  # X^C as it is beside X^P_t
-        output = self.model(noisy, self.process.network_time(time), batch["known"], batch["position"])
-        error = (output - self.process.target(clean, noise, time)).square().mean((2, 3), keepdim=True)
-        return {"loss": error[~given].mean()}  # of the unknown slices alone
+        output = self.model.output(noisy, self.process.network_time(time), known, batch["position"])
+        if self.model.settings.prediction == "classes":
+            logits = rearrange(output, "b (m k) x y -> b k m x y", m=slices.shape[1])
+            error = F.cross_entropy(logits, slices, reduction="none")
+        else:
+            error = (output - self.process.target(clean, noise, time)).square()
+            error = rearrange(error, "b (m c) x y -> b m c x y", m=slices.shape[1]).mean(2)
+        return {"loss": error.mean((2, 3))[~known].mean()}  # of the unknown slices alone
 
 
 def make_mask_sequence(settings: MaskSequenceSettings, classes: int) -> MaskSequence:

@@ -39,7 +39,10 @@ SIZES: dict[str, Nested] = {
         "sampling": {"steps": 2},
     },
     "demo": {
-        "mask_sequence": {"channels": [32, 64, 96], "loop": {"updates": 900, "batch_size": 8, "ema": 0.99}},
+        "mask_sequence": {
+            "channels": [32, 64, 96],
+            "loop": {"updates": 900, "batch_size": 8, "ema": 0.99, "learning_rate": 2e-3},
+        },
         "image_sequence": {
             "width": 8,
             "scales": 1,
@@ -60,7 +63,10 @@ SIZES: dict[str, Nested] = {
         "sampling": {"steps": 10},
     },
     "hippocampus": {
-        "mask_sequence": {"channels": [32, 64, 96], "loop": {"updates": 2500, "batch_size": 8, "ema": 0.998}},
+        "mask_sequence": {
+            "channels": [32, 64, 96],
+            "loop": {"updates": 2500, "batch_size": 8, "ema": 0.998, "learning_rate": 1e-3},
+        },
         "image_sequence": {"scales": 1, "critic_levels": 1, "loop": {"updates": 2000}},
         "refiner": {
             "steps": 5,
