@@ -273,9 +273,22 @@ def part(
     config: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
     cohort: Cohort | Path | None = None,
+    generator: str = "joint_ldm",
 ) -> Settings:
-    """Return one part of a preset, such as "generator"; file and assignments speak of that part alone."""
+    """Return one part of a preset, such as "generator"; file and assignments speak of that part alone.
+
+    Args:
+        generator: of which the part "generator" has the settings; a plan holds those of the joint model.
+    """
+    from voxpair.generators import GENERATORS
+
+    if generator not in GENERATORS:
+        raise InputError(f"no generator {generator!r}; there are {', '.join(GENERATORS)}")
     settings = getattr(plan(name, cohort=cohort), which)
+    if which == "generator" and generator == "medgen3d":
+        from voxpair.generators.medgen3d.presets import medgen3d_settings
+
+        settings = medgen3d_settings(_size_of_auto() if name == "auto" else name, settings.preprocess)
     return override(merge(settings, dict(config or {}), source="--config"), assignments)
 
 
@@ -289,11 +302,17 @@ def _look_up(name: str, cohort: Cohort | Path | None) -> Nested:
     return _for_cohort(cohort)
 
 
+def _size_of_auto() -> str:
+    """Return the preset whose networks "auto" takes on this machine."""
+    import torch
+
+    return "study" if torch.cuda.is_available() else "demo"
+
+
 def _for_cohort(cohort: Cohort | Path) -> Nested:
     """Plan for a cohort: its median shape, shrunk until the machine can hold it, on multiples of 8."""
     import nibabel as nib
     import numpy as np
-    import torch
 
     from voxpair.cohorts.cohort import Cohort
 
@@ -305,7 +324,7 @@ def _for_cohort(cohort: Cohort | Path) -> Nested:
         shape = np.empty(3)
         shape[axes] = header.shape[:3]
         shapes.append(shape)
-    gpu = torch.cuda.is_available()
+    gpu = _size_of_auto() == "study"
     shape = np.median(shapes, axis=0)
     shrink = min(1.0, ((VOXELS_ON_GPU if gpu else VOXELS_ON_PROCESSOR) / shape.prod()) ** (1 / 3))
     grid = [max(16, round(n * shrink / 8) * 8) for n in shape]

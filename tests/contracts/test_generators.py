@@ -18,6 +18,12 @@ from voxpair.generators.joint_ldm.conditions import ConditionSettings
 from voxpair.generators.joint_ldm.denoiser import DiffusionSettings
 from voxpair.generators.joint_ldm.generator import JointLDMSettings, SamplingSettings
 from voxpair.generators.joint_ldm.latents import LatentSettings
+from voxpair.generators.medgen3d.generator import MedGen3DSettings
+from voxpair.generators.medgen3d.generator import SamplingSettings as MedGen3DSampling
+from voxpair.generators.medgen3d.image_sequence import ImageSequenceSettings
+from voxpair.generators.medgen3d.mask_sequence import MaskSequenceSettings
+from voxpair.generators.medgen3d.refiner import RefinerSettings
+from voxpair.generators.medgen3d.slice_diffusion import SliceDiffusionSettings
 from voxpair.training.loop import LoopSettings
 
 BALLS = LabelTable.from_mapping("balls", {"background": 0, "shell": 2, "core": 5})
@@ -38,7 +44,30 @@ TINY = {
         conditions=ConditionSettings(columns=("sex", "volume:core")),
         diffusion=DiffusionSettings(channels=(8, 8), attention=(False, False), head_channels=8, loop=loop(4)),
         sampling=SamplingSettings(steps=3, guidance=1.5),
-    )
+    ),
+    "medgen3d": MedGen3DSettings(
+        preprocess=PreprocessSettings(grid=(16, 16, 16), fit="crop_or_pad"),
+        mask_sequence=MaskSequenceSettings(
+            depth_range=(0.75, 1.0), channels=(8, 8), attention=(False, False), head_channels=8, loop=loop(4)
+        ),
+        image_sequence=ImageSequenceSettings(
+            width=4, halvings=1, blocks=2, scales=1, critic_width=4, critic_layers=1, clip=3, temporal_scales=1,
+            loop=loop(4),
+        ),
+        refiner=RefinerSettings(
+            steps=1,
+            diffusion=SliceDiffusionSettings(
+                channels=(8, 8), attention=(False, False), head_channels=8, label_width=4, loop=loop(4)
+            ),
+        ),
+        sampling=MedGen3DSampling(steps=1, guidance=1.5),
+    ),
+}  # fmt: skip
+CONDITION = {"joint_ldm": {"sex": "F", "volume:core": 2.0}, "medgen3d": {"depth": 13}}
+KNOWN = {"joint_ldm": "sex, volume:core", "medgen3d": "depth"}
+KILLED_AFTER = {
+    "joint_ldm": (5, 5, 6, 6),  # of 8 cases, 4 updates, 6 + 2 latents, 4 updates: once amid each
+    "medgen3d": (3, 5, 3, 3, 3),  # of 6 cases and three times 4 updates
 }
 
 
@@ -110,12 +139,18 @@ def test_seeds_and_indices_differ(fitted):
     assert not np.array_equal(a.image, b.image) and not np.array_equal(a.image, c.image)
 
 
-def test_conditions_reach_the_sample_and_wrong_ones_are_refused_at_once(fitted):
-    (free,), (asked,) = fitted.sample(1, seed=0), fitted.sample(1, seed=0, condition={"sex": "F", "volume:core": 2.0})
+def test_conditions_reach_the_sample_and_wrong_ones_are_refused_at_once(fitted, name):
+    (free,), (asked,) = fitted.sample(1, seed=0), fitted.sample(1, seed=0, condition=CONDITION[name])
     assert not np.array_equal(free.image, asked.image)
-    assert asked.attributes["sex"] == "F" and asked.provenance["condition"] == {"sex": "F", "volume:core": 2.0}
-    with pytest.raises(InputError, match="known are sex, volume:core"):
+    assert asked.provenance["condition"] == CONDITION[name]
+    with pytest.raises(InputError, match=f"known are {KNOWN[name]}"):
         fitted.sample(1, seed=0, condition={"age": 3})
+
+
+@pytest.mark.parametrize("name", ["joint_ldm"], indirect=True)
+def test_joint_ldm_tells_of_a_condition_in_its_case_and_refuses_a_value_it_has_not_seen(fitted):
+    (asked,) = fitted.sample(1, seed=0, condition={"sex": "F"})
+    assert asked.attributes["sex"] == "F"
     with pytest.raises(InputError, match="the training cases have F, M"):
         fitted.sample(1, seed=0, condition={"sex": "X"})
 
@@ -151,7 +186,7 @@ class Kill(Silent):
 
 
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(fitted, name, cohort, tmp_path):
-    for after in (5, 5, 6, 6):  # of 8 cases, 4 updates, 6 + 2 latents, 4 updates: once amid each
+    for after in KILLED_AFTER[name]:
         model = generator_class(name)(TINY[name], cohort.label_table, cohort.modality)
         with pytest.raises(KeyboardInterrupt):
             model.fit(cohort, RunFolder(tmp_path, seed=1, progress=Kill(after)))
@@ -164,15 +199,16 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(fitted, name, 
 
 def test_steps_can_be_fitted_one_by_one_and_in_order_only(fitted, name, cohort, tmp_path):
     model = generator_class(name)(TINY[name], cohort.label_table, cohort.modality)
-    first, *_, last = model.steps
+    first, *others = model.steps
     with pytest.raises(InputError, match="first"):
-        model.fit(cohort, RunFolder(tmp_path, seed=1), steps=[last])
+        model.fit(cohort, RunFolder(tmp_path, seed=1), steps=others[-1:])
     with pytest.raises(InputError, match="no step 'dessert'"):
         model.fit(cohort, RunFolder(tmp_path, seed=1), steps=["dessert"])
     model.fit(cohort, RunFolder(tmp_path, seed=1), steps=[first])
     with pytest.raises(InputError, match="not fitted"):
         model.sample(1, seed=0)
-    model.fit(cohort, RunFolder(tmp_path, seed=1), steps=[last])
+    for step in others:
+        model.fit(cohort, RunFolder(tmp_path, seed=1), steps=[step])
     assert model.digest == fitted.digest
 
 

@@ -50,7 +50,7 @@ def fit(
     from voxpair import stages
     from voxpair.presets import part
 
-    settings = part(preset, "generator", read_config(config), assignments, cohort=cohort)
+    settings = part(preset, "generator", read_config(config), assignments, cohort, generator)
     if dry_run:
         return show(settings)
     with session_of(device, seed, overwrite, quiet) as session:

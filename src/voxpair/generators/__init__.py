@@ -7,7 +7,10 @@ from importlib import import_module
 from voxpair.core.errors import InputError
 from voxpair.core.interfaces import PairGenerator
 
-GENERATORS: dict[str, str] = {"joint_ldm": "voxpair.generators.joint_ldm.generator:JointLDM"}
+GENERATORS: dict[str, str] = {
+    "joint_ldm": "voxpair.generators.joint_ldm.generator:JointLDM",
+    "medgen3d": "voxpair.generators.medgen3d.generator:MedGen3D",
+}
 """Name to module and class; a string, so that listing the generators does not import torch."""
 
 

@@ -13,53 +13,35 @@ import numpy as np
 
 from voxpair.cohorts.datasets import PreparedCase, PreparedCohort
 from voxpair.core.labels import LabelTable
+from voxpair.generators.fitting import Origin
 from voxpair.generators.joint_ldm.conditions import VOLUME, Conditions
 from voxpair.generators.joint_ldm.latents import Normalisation
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a fitted generator knows of its training set.
-
-    Args:
-        spacing_mm: median voxel size on the grid; that of the samples.
-        intensity_low, intensity_high: medians of the original units that 0 and 1 stand for.
-        training_patients: whose scans it was fitted on, so that nobody evaluates on them.
-    """
+class Facts(Origin):
+    """What a fitted generator knows of its training set: origin, latent normalisation, vocabulary of conditions."""
 
     normalisation: Normalisation
     conditions: Conditions
-    spacing_mm: tuple[float, float, float]
-    intensity_low: float
-    intensity_high: float
-    training_patients: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"conditions": self.conditions.to_json()}
 
     @classmethod
     def measure(cls, training: PreparedCohort, normalisation: Normalisation, conditions: Conditions) -> Facts:
-        """Take the medians and the patients from the training cases."""
-        cases = [(case.geometry, case.patient) for case in training]
-        return cls(
-            normalisation,
-            conditions,
-            tuple(np.median([geometry.spacing_mm for geometry, _ in cases], 0).tolist()),
-            float(np.median([geometry.intensity_low for geometry, _ in cases])),
-            float(np.median([geometry.intensity_high for geometry, _ in cases])),
-            tuple(sorted({patient for _, patient in cases})),
-        )
+        return cls(**vars(Origin.of(training)), normalisation=normalisation, conditions=conditions)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Facts:
         normalisation = Normalisation(**{key: tuple(value) for key, value in values["normalisation"].items()})
         return cls(
-            normalisation,
-            Conditions.from_json(values["conditions"]),
             tuple(values["spacing_mm"]),
             values["intensity_low"],
             values["intensity_high"],
             tuple(values["training_patients"]),
+            normalisation,
+            Conditions.from_json(values["conditions"]),
         )
 
 

@@ -16,7 +16,6 @@ Source: Ikuta et al. 2024 and Hu et al. 2024, section 3.2 (see the modules for w
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +35,7 @@ from voxpair.core.labels import LabelTable, Structure
 from voxpair.core.run import RunFolder, derive_seed, make_folder, read_json, write_json
 from voxpair.core.settings import Settings, digest
 from voxpair.diffusion.sampler import check_sampler, guide, sample
+from voxpair.generators.fitting import claim_step, name_weights
 from voxpair.generators.joint_ldm.autoencoder import AutoencoderSettings, JointAutoencoder
 from voxpair.generators.joint_ldm.cleanup import remove_specks
 from voxpair.generators.joint_ldm.conditions import VOLUME, Conditions, ConditionSettings
@@ -223,7 +223,7 @@ class JointLDM:
             return
         if not allowed:
             raise InputError(f"{run.path} holds no finished autoencoder; fit the step 'autoencoder' first")
-        _claim(run, inputs)
+        claim_step(run, inputs)
         self._autoencoder = fit_autoencoder(training, held_out, self.settings.autoencoder, run)
         save_weights(weights, self._autoencoder)
         run.mark_done(inputs)
@@ -236,9 +236,11 @@ class JointLDM:
             load_weights(child.file("weights.safetensors"), denoiser)
             self._finish(self._autoencoder, denoiser.to(run.device), facts)
             return
-        _claim(child, inputs)
+        claim_step(child, inputs)
         settings = self.settings
-        latents = Latents.encode(self._autoencoder, training, settings.latents, _claim(run.child("latents"), inputs))
+        latents = Latents.encode(
+            self._autoencoder, training, settings.latents, claim_step(run.child("latents"), inputs)
+        )
         described = [describe(case, self.label_table) for case in training]
         conditions = Conditions.fit(settings.conditions.columns, described)
         for column in settings.conditions.columns:
@@ -266,7 +268,7 @@ class JointLDM:
         if self.settings.diffusion.loop.validate_every is None:
             return None
         once = self.settings.latents.model_copy(update={"copies": 1})
-        latents = Latents.encode(self._autoencoder, held_out, once, _claim(run.child("latents-val"), inputs))
+        latents = Latents.encode(self._autoencoder, held_out, once, claim_step(run.child("latents-val"), inputs))
         vectors = [facts.conditions.encode({}) for _ in held_out]  # open: held-out values may be new to the vocabulary
         return LatentBatches(latents, facts.normalisation, torch.stack(vectors), len(latents), 0).rows(
             [(i, 0) for i in range(len(latents))]
@@ -278,12 +280,8 @@ class JointLDM:
 
     def _finish(self, autoencoder: JointAutoencoder, denoiser: Denoiser, facts: Facts) -> None:
         self._autoencoder, self._denoiser, self._facts = autoencoder.eval(), denoiser.eval(), facts
-        found = hashlib.sha256(digest([facts.to_json(), self.settings.model_dump(mode="json")]).encode())
-        for network in (autoencoder, denoiser):
-            for key, value in network.state_dict().items():
-                found.update(key.encode())
-                found.update(value.detach().cpu().contiguous().numpy().tobytes())
-        self.digest = found.hexdigest()
+        content = [facts.to_json(), self.settings.model_dump(mode="json")]
+        self.digest = name_weights(content, (autoencoder, denoiser))
 
     def _fitted_facts(self) -> Facts:
         if self._facts is None:
@@ -339,15 +337,3 @@ class JointLDM:
                 "condition": condition,
             },
         )
-
-
-def _claim(run: RunFolder, inputs: str) -> RunFolder:
-    """Return ``run``, or refuse to go on with what was begun there with other settings or data."""
-    marker = run.file("inputs.json")
-    if marker.exists() and read_json(marker)["inputs"] != inputs:
-        raise InputError(
-            f"{run.path} holds a step begun with other settings or data. "
-            "Choose another run folder, or pass --overwrite."
-        )
-    write_json(marker, {"inputs": inputs})
-    return run

@@ -1,0 +1,280 @@
+"""MedGen3D as one generator: labels first, then an image that follows them; it fits, samples, saves and loads.
+
+Takes a split cohort; gives a stream of synthetic cases. The three steps learn from real cases alone, none from what
+another makes, so each can be fitted, resumed and exchanged on its own.
+
+    RUN/prepared/                  training cases on the grid
+    RUN/STEP/                      log, checkpoint, weights.safetensors
+
+    MODEL/generator.json           settings and facts
+    MODEL/STEP.safetensors
+
+    step              learns
+    mask_sequence     p(labels), slice by slice (MC-DPM)
+    image_sequence    p(image | labels), slice after slice (Vid2Vid)
+    refiner           the texture of slices of three views, given their labels
+
+Source: Han et al. 2023, "MedGen3D: A Deep Generative Framework for Paired 3D Image and Mask Generation".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import model_validator
+from torch import nn
+
+from voxpair.cohorts.datasets import PreparedCohort
+from voxpair.cohorts.geometry import Geometry, Shape
+from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
+from voxpair.core.case import Case
+from voxpair.core.errors import InputError, RunError
+from voxpair.core.labels import LabelTable, Structure
+from voxpair.core.run import RunFolder, derive_seed, make_folder, read_json, write_json
+from voxpair.core.settings import Settings, digest
+from voxpair.generators.fitting import Origin, claim_step, name_weights
+from voxpair.generators.medgen3d.image_sequence import ImageSequenceSettings, fit_image_sequence, make_image_sequence
+from voxpair.generators.medgen3d.mask_sequence import (
+    MaskSampling,
+    MaskSequenceSettings,
+    fit_mask_sequence,
+    make_mask_sequence,
+)
+from voxpair.generators.medgen3d.refiner import RefinerSettings, fit_refiner, make_refiner
+from voxpair.training.state import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from voxpair.cohorts.cohort import Cohort
+
+DEPTH = "depth"
+"""The one condition: number of slices, over the same extent."""
+
+
+class SamplingSettings(MaskSampling):
+    """How a pair is drawn; the walk of the refiner is in its own settings.
+
+    Attributes:
+        sampler, steps, guidance: of the labels, see ``MaskSampling``.
+        refined: False leaves the painted volume as it is, the paper's baseline "Vid2Vid".
+    """
+
+    refined: bool = True
+
+
+class MedGen3DSettings(Settings):
+    """All settings of the generator, by part. Every part's class says what its own mean."""
+
+    preprocess: PreprocessSettings = PreprocessSettings()
+    mask_sequence: MaskSequenceSettings = MaskSequenceSettings()
+    image_sequence: ImageSequenceSettings = ImageSequenceSettings()
+    refiner: RefinerSettings = RefinerSettings()
+    sampling: SamplingSettings = SamplingSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> MedGen3DSettings:
+        masks, (x, y, depth) = self.mask_sequence, self.preprocess.grid
+        size = masks.slice_size or (x, y)
+        if any(n % masks.downsampling for n in size):
+            fitting = tuple(max(1, round(n / masks.downsampling)) * masks.downsampling for n in size)
+            raise ValueError(
+                f"masks are drawn on slices of {size[0]} x {size[1]}, whose sides must be multiples of "
+                f"{masks.downsampling} (mask_sequence.channels has {len(masks.channels)} levels); set "
+                f"mask_sequence.slice_size, {fitting} would do"
+            )
+        if round(depth * masks.depth_range[0]) < masks.window:
+            raise ValueError(
+                f"a window has {masks.window} slices, but volumes get as short as "
+                f"{round(depth * masks.depth_range[0])}: take a smaller mask_sequence.window or a larger grid"
+            )
+        if self.sampling.steps > masks.levels:
+            raise ValueError(
+                f"sampling.steps {self.sampling.steps} is above the number of noise levels, "
+                f"mask_sequence.levels {masks.levels}"
+            )
+        return self
+
+
+class MedGen3D:
+    """Learns p(labels) p(image | labels) and draws from it; keeps ``core.interfaces.PairGenerator``.
+
+    Args:
+        modality: "CT" or "MRI", of the cohorts it is fitted on and of its samples.
+    """
+
+    steps: ClassVar[tuple[str, ...]] = ("mask_sequence", "image_sequence", "refiner")
+
+    def __init__(self, settings: MedGen3DSettings, label_table: LabelTable, modality: str) -> None:
+        self.settings, self.label_table, self.modality = settings, label_table, modality
+        self.preprocessor = Preprocessor(settings.preprocess, label_table, modality)
+        self._networks: dict[str, Any] = {}
+        self._origin: Origin | None = None
+        self.digest = ""
+        """SHA-256 of weights and facts once fitted or loaded."""
+
+    def fit(self, cohort: Cohort, run: RunFolder, *, steps: Sequence[str] | None = None) -> None:
+        """Fit on the annotated cases in split "train"; the same call again resumes, finished steps are loaded.
+
+        Args:
+            steps: some of ``MedGen3D.steps``; each needs the finished ones before it in the same run folder.
+
+        Raises:
+            InputError: the cohort is not split; another fit lies in ``run``; an unknown step; no labels.
+        """
+        steps = self.steps if steps is None else steps
+        if unknown := set(steps) - set(self.steps):
+            raise InputError(f"no step {sorted(unknown)[0]!r} in fitting medgen3d; it has {', '.join(self.steps)}")
+        training = cohort.split("train")
+        prepared = PreparedCohort.build(training, self.preprocessor, run.file("prepared"), run.progress)
+        data = [training.digest(), self.preprocessor.digest(), run.seed]
+        last = max((self.steps.index(step) for step in steps), default=-1)
+        for step in self.steps[: last + 1]:
+            self._fit_step(step, prepared, run.child(step), data, step in steps)
+        if len(self._networks) == len(self.steps):
+            self._finish(Origin.of(prepared))
+
+    def sample(
+        self, count: int, *, seed: int, condition: Mapping[str, Any] | None = None, first: int = 0
+    ) -> Iterator[Case]:
+        """Stream cases ``first`` to ``count - 1``; case *i* depends on (weights, seed, i, condition) alone.
+
+        Args:
+            condition: ``{"depth": 80}`` for volumes of 80 slices over the extent of the grid.
+
+        Raises:
+            InputError: at once, for another condition, or a depth that the label model was not fitted for.
+        """
+        origin = self._fitted_origin()
+        condition = dict(condition or {})
+        shape = (*self.settings.preprocess.grid[:2], self._depth(condition))
+        self._networks["mask_sequence"].check(shape)
+        return (self._draw(i, seed, shape, condition, origin) for i in range(first, count))
+
+    @property
+    def training_patients(self) -> list[str]:
+        return list(self._fitted_origin().training_patients)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and ``generator.json``, which is written last."""
+        origin = self._fitted_origin()
+        folder = make_folder(Path(folder))
+        for step in self.steps:
+            save_weights(folder / f"{step}.safetensors", self._networks[step])
+        table = {"name": self.label_table.name, "structures": [asdict(s) for s in self.label_table.structures]}
+        write_json(
+            folder / "generator.json",
+            {
+                "generator": "medgen3d",
+                "digest": self.digest,
+                "modality": self.modality,
+                "label_table": table,
+                "settings": self.settings.model_dump(mode="json"),
+                "facts": asdict(origin),
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str) -> MedGen3D:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: the folder holds no generator of this kind, or its files do not belong together.
+        """
+        folder = Path(folder)
+        content = read_json(folder / "generator.json")
+        if content.get("generator") != "medgen3d":
+            raise InputError(f"{folder} holds a generator of kind {content.get('generator')!r}, not 'medgen3d'")
+        table = content["label_table"]
+        label_table = LabelTable(table["name"], tuple(Structure(**structure) for structure in table["structures"]))
+        model = cls(MedGen3DSettings.model_validate(content["settings"]), label_table, content["modality"])
+        for step in cls.steps:
+            model._load_step(step, folder / f"{step}.safetensors", device)
+        model._finish(Origin.from_json(content["facts"]))
+        if model.digest != content["digest"]:
+            raise InputError(f"the weights in {folder} are not those that generator.json was written with")
+        return model
+
+    def _fit_step(self, step: str, training: PreparedCohort, run: RunFolder, data: list[Any], allowed: bool) -> None:
+        part, weights = getattr(self.settings, step), run.file("weights.safetensors")
+        inputs = digest([part.model_dump(mode="json"), data])
+        if run.is_done(inputs):
+            self._load_step(step, weights, run.device)
+            return
+        if not allowed:
+            raise InputError(f"{run.path} holds no finished {step}; fit the step {step!r} first")
+        claim_step(run, inputs)
+        fit_step, _ = _functions(step)
+        self._networks[step] = fit_step(training, part, run).eval()
+        save_weights(weights, self._networks[step])
+        run.mark_done(inputs)
+
+    def _load_step(self, step: str, weights: Path, device: str) -> None:
+        _, make = _functions(step)
+        network = make(getattr(self.settings, step), self.label_table.classes)
+        load_weights(weights, network)
+        self._networks[step] = network.to(device).eval()
+
+    def _finish(self, origin: Origin) -> None:
+        self._origin = origin
+        content = [asdict(origin), self.settings.model_dump(mode="json")]
+        self.digest = name_weights(content, (self._networks[step] for step in self.steps))
+
+    def _fitted_origin(self) -> Origin:
+        if self._origin is None:
+            raise InputError("this generator is not fitted: fit all its steps, or load a fitted one")
+        return self._origin
+
+    def _depth(self, condition: Mapping[str, Any]) -> int:
+        if unknown := set(condition) - {DEPTH}:
+            raise InputError(f"no condition {sorted(unknown)[0]!r} for medgen3d; known are {DEPTH}")
+        asked = condition.get(DEPTH, self.settings.preprocess.grid[2])
+        try:
+            return int(str(asked))
+        except ValueError:
+            raise InputError(f"the condition {DEPTH} is a whole number of slices, got {asked!r}") from None
+
+    def _draw(self, index: int, seed: int, shape: Shape, condition: dict[str, Any], origin: Origin) -> Case:
+        def seed_of(step: str) -> int:
+            return derive_seed("sample", step, seed, index)
+
+        sampling, networks = self.settings.sampling, self._networks
+        labels = networks["mask_sequence"].sample(shape, seed_of("mask_sequence"), sampling)
+        image = networks["image_sequence"].paint(labels, seed_of("image_sequence"))
+        if sampling.refined:
+            image = networks["refiner"].refine(image, labels, seed_of("refiner"))
+        if not np.isfinite(image).all():
+            raise RunError(f"synthetic case {index} of seed {seed} holds NaN or infinite values: the fit has diverged")
+        name = f"synthetic_{index:05d}"
+        return self.preprocessor.restore(
+            image,
+            labels,
+            self._geometry(shape, origin),
+            name=name,
+            patient=name,
+            source="synthetic",
+            provenance={
+                "generator": "medgen3d",
+                "weights": self.digest,
+                "seed": seed,
+                "index": index,
+                "condition": condition,
+            },
+        )
+
+    def _geometry(self, shape: Shape, origin: Origin) -> Geometry:
+        """Fewer slices than the grid has are thicker: the extent stays."""
+        x, y, z = origin.spacing_mm
+        thickness = z * self.settings.preprocess.grid[2] / shape[2]
+        return Geometry.synthetic(shape, (x, y, thickness), origin.intensity_low, origin.intensity_high)
+
+
+def _functions(step: str) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
+    """Return how a step is fitted, and how its network is made to load weights into."""
+    return {
+        "mask_sequence": (fit_mask_sequence, make_mask_sequence),
+        "image_sequence": (fit_image_sequence, make_image_sequence),
+        "refiner": (fit_refiner, make_refiner),
+    }[step]
