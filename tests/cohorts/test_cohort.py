@@ -307,7 +307,7 @@ def test_labels_are_read_without_the_image(tmp_path):
     found = cohort.read_labels("ann")
     assert np.array_equal(found.labels, whole.labels) and np.allclose(found.affine, whole.affine)
     assert found.spacing_mm == pytest.approx(whole.spacing_mm) and found.patient == whole.patient
-    with pytest.raises(InputError, match="bob .* has no labels"):
+    with pytest.raises(InputError, match=r"bob .* has no labels"):
         cohort.read_labels("bob")
     with pytest.raises(InputError, match="no case 'eve'"):
         cohort.read_labels("eve")
