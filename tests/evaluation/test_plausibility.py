@@ -227,7 +227,9 @@ def moved_appendage(labels):
     ],
 )
 def test_a_planted_defect_breaks_its_rule(hearts, defect, broken):
-    for heart in hearts[:4]:
+    whole = [heart for heart in hearts if not any(map(describe(heart).is_cut, ("AO", "PA", "LAA")))]
+    assert whole
+    for heart in whole[:4]:  # what the border of the image hides cannot be judged
         found = describe(changed(heart, defect(heart.labels)))
         findings = {str(rule): rule.judge(found) for rule in RULES["cardiac8"]}
         assert findings[broken].state == "broken"

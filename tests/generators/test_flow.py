@@ -14,9 +14,9 @@ SIDE, BORDER = 48, 8
 @pytest.fixture(scope="module")
 def a_slice():
     """A slice of a phantom heart: (1, 1, X, Y) in [0, 1]."""
-    settings = PhantomSettings(grid=(SIDE, SIDE, 8), field_of_view_mm=(150, 150, 16))
+    settings = PhantomSettings(grid=(SIDE, SIDE, 16), field_of_view_mm=(150, 150, 140))
     case = next(iter(heart_cases(settings, 1, seed=3)))
-    return torch.from_numpy(np.clip((case.image[:, :, 4].astype(np.float32) + 300) / 1000, 0, 1))[None, None]
+    return torch.from_numpy(np.clip((case.image[:, :, 8].astype(np.float32) + 300) / 1000, 0, 1))[None, None]
 
 
 def displacement(kind, shape=(SIDE, SIDE)):
