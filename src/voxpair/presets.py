@@ -392,7 +392,7 @@ def papers_way(preset: Nested) -> Nested:
                 "loop": {"learning_rate": 1e-3, "patience": 50},
             },
             "segmentation": {
-                "mix": {"synthetic_per_real": 3.0, "real_only_last": 0},
+                "mix": {"synthetic_share": 0.75, "real_only_last": 0},
                 "validation": "tenth_of_mixed",
                 "loop": {"learning_rate": 1e-3, "validate_every": 50, "patience": 10},
             },

@@ -29,12 +29,12 @@ class MixSettings(Settings):
     """How real and synthetic cases are mixed.
 
     Attributes:
-        synthetic_per_real: synthetic cases per real case in what the updates see, however many of each there are;
-            0 leaves the synthetic ones out.
+        synthetic_share: synthetic cases among those that the updates see, however many of each there are: 0.75 is the
+            papers' three to one, 0 leaves the synthetic ones out, 1 the real ones.
         real_only_last: share of the updates, at the end, that see real cases alone.
     """
 
-    synthetic_per_real: float = Field(1.0, ge=0)
+    synthetic_share: float = Field(0.5, ge=0, le=1)
     real_only_last: float = Field(0.25, ge=0, le=1)
 
 
@@ -48,7 +48,7 @@ class Mixture:
         places: cases per update, over all devices.
         seed: of the order.
 
-    >>> settings = MixSettings(synthetic_per_real=3, real_only_last=0.5)
+    >>> settings = MixSettings(synthetic_share=0.75, real_only_last=0.5)
     >>> mixture = Mixture(real=2, synthetic=6, settings=settings, updates=4, places=4, seed=0)
     >>> [mixture.synthetic_before(4 * update) for update in range(5)]
     [0, 3, 6, 6, 6]
@@ -74,8 +74,8 @@ class Mixture:
         if not self.synthetic:
             return 0
         mixed_updates = self.updates - round(self.settings.real_only_last * self.updates)
-        ratio = Fraction(self.settings.synthetic_per_real).limit_denominator(1000)
-        return math.floor(min(n, mixed_updates * self.places) * ratio / (1 + ratio))
+        share = Fraction(self.settings.synthetic_share).limit_denominator(1000)
+        return math.floor(min(n, mixed_updates * self.places) * share)
 
 
 @dataclass(frozen=True)
