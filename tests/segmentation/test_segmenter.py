@@ -141,6 +141,23 @@ def test_saved_and_loaded_it_predicts_the_same(fitted, tmp_path):
     assert loaded.digest == fitted.digest == json.loads((tmp_path / "segmenter.json").read_text())["weights_sha256"]
 
 
+def test_fine_tuning_begins_where_the_other_segmenter_ended(fitted, cohorts, tmp_path):
+    fitted.save(tmp_path / "first")
+    still = with_changes(loop={"updates": 1, "learning_rate": 1e-12, "weight_decay": 0.0})
+    tuned = new(still)
+    tuned.fit(cohorts["real"], RunFolder(tmp_path / "run"), start=tmp_path / "first")
+    case = ball("unseen", seed=7)
+    assert np.allclose(tuned.probabilities(case)[0], fitted.probabilities(case)[0], atol=1e-5)
+    fresh = new(still)
+    fresh.fit(cohorts["real"], RunFolder(tmp_path / "fresh"))
+    assert not np.allclose(fresh.probabilities(case)[0], fitted.probabilities(case)[0], atol=0.1)
+    other = new(with_changes(backbone={"channels": (8, 16, 32)}))
+    with pytest.raises(InputError, match="its backbone is"):
+        other.fit(cohorts["real"], RunFolder(tmp_path / "other"), start=tmp_path / "first")
+    with pytest.raises(InputError, match="not from both"):
+        new().fit(cohorts["real"], RunFolder(tmp_path / "both"), start=tmp_path / "first", encoder=tmp_path)
+
+
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(cohorts, tmp_path):
     settings = with_changes(augmentation={}, loop={"checkpoint_every_s": 0, "validate_every": 2})
     arguments = {"synthetic": cohorts["synthetic"], "validation": cohorts["validation"]}

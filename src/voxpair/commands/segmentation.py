@@ -55,6 +55,7 @@ def fit(
     cohorts: Annotated[list[Path], typer.Argument(help="One real cohort with a split, and synthetic cohorts.")],
     output: Output,
     encoder: Annotated[Path | None, typer.Option(help="Run folder of 'voxpair pretrain'.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Run folder of a segmenter to go on from (fine-tuning).")] = None,
     preset: PresetName = "auto",
     assignments: Set = [],  # noqa: B006
     config: Config = None,
@@ -73,7 +74,7 @@ def fit(
     if dry_run:
         return show(settings)
     with session_of(device, seed, overwrite, quiet) as session:
-        stages.segment_fit(cohorts, output, settings, session, encoder=encoder)
+        stages.segment_fit(cohorts, output, settings, session, encoder=encoder, start=start)
     say_next(f"voxpair segment predict {quoted(output)} {quoted(cohorts[0])} -o PREDICTIONS")
 
 

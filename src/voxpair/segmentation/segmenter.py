@@ -124,6 +124,7 @@ class Segmenter:
         synthetic: Cohort | None = None,
         validation: Cohort | None = None,
         encoder: Path | None = None,
+        start: Path | None = None,
     ) -> FitResult:
         """Fit on the annotated cases; the same call again resumes.
 
@@ -132,17 +133,22 @@ class Segmenter:
             synthetic: synthetic pairs; they never judge (but see ``settings.validation``).
             validation: cases of other patients that decide when to stop; None fits all updates.
             encoder: folder of a finished pre-training; None starts from random weights.
+            start: folder of a saved segmenter, all of whose weights are where this fit begins (fine-tuning).
 
         Raises:
             InputError: nothing annotated; another label table or modality; validation patients that were trained on;
-                an encoder of another network.
+                an encoder or a start of another network; both an encoder and a start.
             RunError: the loss is not finite.
         """
         _check_patients(real, synthetic, validation)
         pairs = self._prepare(real, synthetic, validation, run)
         network = self._new_network(run.seed)
+        if encoder is not None and start is not None:
+            raise InputError(f"a fit begins from an encoder ({encoder}) or from a segmenter ({start}), not from both")
         if encoder is not None:
-            _start_from(network, self.settings.backbone, encoder, run.progress)
+            _take_encoder(network, self.settings.backbone, encoder, run.progress)
+        if start is not None:
+            self._take_all(network, start)
         loop = self.settings.loop
         augmentation = self.settings.augmentation
         batches = MixedBatches(
@@ -228,6 +234,15 @@ class Segmenter:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("network", seed))
             return build(self.settings.backbone, 1, self.label_table.classes, self.settings.window)
+
+    def _take_all(self, network: nn.Module, folder: Path) -> None:
+        """Copy the weights of a saved segmenter into ``network``."""
+        other = Segmenter.load(folder)
+        mine, its = ((s.settings.backbone, s.label_table.to_mapping(), s.modality) for s in (self, other))
+        for what, wanted, found in zip(("backbone", "labels", "modality"), mine, its):
+            if wanted != found:
+                raise InputError(f"{folder} cannot be the start of this fit: its {what} is {found}, here {wanted}")
+        network.load_state_dict(other._network.state_dict())
 
     def _set(self, network: nn.Module) -> None:
         self._network = network.eval()
@@ -369,7 +384,7 @@ def _part(prepared: PreparedCohort, indices: Sequence[int]) -> PreparedCohort:
     return replace(prepared, files=tuple(files[i] for i in indices), facts=tuple(facts[i] for i in indices))
 
 
-def _start_from(network: nn.Module, backbone: BackboneSettings, folder: Path, progress: Progress) -> None:
+def _take_encoder(network: nn.Module, backbone: BackboneSettings, folder: Path, progress: Progress) -> None:
     """Copy a pre-trained encoder into ``network``."""
     found, weights = read_encoder(folder)
     if found != backbone:

@@ -39,33 +39,49 @@ def segment_fit(
     session: Session,
     *,
     encoder: Path | None = None,
+    start: Path | None = None,
 ) -> Path:
-    """Fit a segmenter on one real cohort with a split, and any number of synthetic ones.
+    """Fit a segmenter on one real cohort with a split, and at most one made one: synthetic, or with predicted labels.
+
+    Args:
+        encoder: run folder of a pretraining.
+        start: run folder of a segmenter that this one goes on from.
 
     Raises:
-        InputError: not exactly one real cohort; a synthetic cohort's generator has seen validation or test patients.
+        InputError: not exactly one real cohort; a made cohort, or the generator behind it, has seen validation or test
+            patients.
     """
     from voxpair.segmentation.segmenter import Segmenter
 
     given = [opened(cohort) for cohort in cohorts]
-    real = [cohort for cohort in given if not _is_synthetic(cohort)]
-    synthetic = [cohort for cohort in given if _is_synthetic(cohort)]
-    if len(real) != 1 or len(synthetic) > 1:
+    real = [cohort for cohort in given if not _is_made(cohort)]
+    made = [cohort for cohort in given if _is_made(cohort)]
+    if len(real) != 1 or len(made) > 1:
         raise InputError(
-            f"expected one real cohort and at most one synthetic, got {len(real)} real and {len(synthetic)} synthetic"
+            f"expected one real cohort and at most one synthetic, got {len(real)} real and {len(made)} synthetic"
         )
     train = real[0].split("train").labelled()
     validation = real[0].split("val").labelled() if "val" in real[0].split_counts else None
     for name in ("val", "test"):
-        for made in synthetic:
+        for cohort in made:
             if name in real[0].split_counts:
-                splits.check_no_overlap(made, real[0].split(name))
+                splits.check_no_overlap(cohort, real[0].split(name))
     encoder_digest = read_json(encoder / "encoder.json")["weights_sha256"] if encoder else ""
-    inputs = {"cohorts": [cohort.digest() for cohort in (train, *synthetic)], "encoder": encoder_digest}
+    inputs = {"cohorts": [cohort.digest() for cohort in (train, *made)], "encoder": encoder_digest}
+    if start is not None:
+        stage_facts(start, "segmenter")
+        inputs["start"] = read_json(start / "model/segmenter.json")["weights_sha256"]
     run = claim(output, "segmenter", settings, session, inputs)
     if not finished(run.path):
         model = Segmenter(settings, train.label_table, train.modality)
-        model.fit(train, run, synthetic=synthetic[0] if synthetic else None, validation=validation, encoder=encoder)
+        model.fit(
+            train,
+            run,
+            synthetic=made[0] if made else None,
+            validation=validation,
+            encoder=encoder,
+            start=start / "model" if start else None,
+        )
         model.save(run.path / "model")
         finish(run.path)
     return run.path
@@ -97,5 +113,5 @@ def _training_part(cohort: Cohort) -> Cohort:
     return cohort.split("train") if any(cohort.split_counts.get(name) for name in ("train", "val", "test")) else cohort
 
 
-def _is_synthetic(cohort: Cohort) -> bool:
-    return all(record.source == "synthetic" for record in cohort.records)
+def _is_made(cohort: Cohort) -> bool:
+    return all(record.source in ("synthetic", "prediction") for record in cohort.records)
