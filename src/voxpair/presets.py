@@ -120,7 +120,7 @@ def hippocampus() -> Nested:
             "cases": {"train": 168, "val": 43},
             "generator": {
                 "autoencoder": {
-                    "channels": [24, 48],
+                    "channels": [16, 32],
                     "loop": {"updates": 1500, "batch_size": 2, "learning_rate": 1e-3, "warmup": 50},
                 },
                 "diffusion": {**_IN_CUBES, "loop": {"updates": 3000, "batch_size": 8, "ema": 0.998}},
