@@ -13,7 +13,7 @@ import traceback
 
 import typer
 
-from voxpair.commands import cohorts, generators, main_job, results, segmentation
+from voxpair.commands import cohorts, generators, main_job, results, segmentation, study
 from voxpair.core.errors import VoxpairError
 
 VERBS = {
@@ -32,6 +32,7 @@ VERBS = {
     "Results": {
         "evaluate": ("Turn predictions and synthetic pairs into numbers.", results.masks, results.pairs),
         "audit": results.audit,
+        "study": study.study,
         "report": results.report,
         "info": results.info,
     },

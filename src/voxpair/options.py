@@ -22,6 +22,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an ea
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an unexpected error's cause.")]
 PresetName = Annotated[str, typer.Option("--preset", "-p", help="A whole set of settings; 'voxpair info' lists them.")]
+GeneratorName = Annotated[str, typer.Option("--generator", help="Which generator; 'voxpair info' lists them.")]
 Set = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. a.b=3; repeatable.")
 ]

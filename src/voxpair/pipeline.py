@@ -8,12 +8,8 @@
     RUN/predictions/, RUN/evaluation/   the same below each; further seeds in PROTOCOL/seedN/
     RUN/previews/, summary.json, timings.json, report.html
 
-Every stage is a verb of its own (``stages.py``); the same call again goes on with the first that is not finished.
-
-    protocol             encoder from    fitted on           source
-    baseline             chance          real                Ikuta et al. 2024 and Hu et al. 2024, section 3.4
-    medical_diffusion    pretraining     real                the same, their row of that name
-    ours                 pretraining     real and synthetic  the same
+Every stage is a verb of its own (``stages/``); the same call again goes on with the first that is not finished. What
+the protocols are is said in ``arms``, how they are fitted in ``experiment``.
 """
 
 from __future__ import annotations
@@ -21,88 +17,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
-
 from voxpair import previews, stages
+from voxpair.arms import PROTOCOLS
 from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder, read_json, versions, write_json
-from voxpair.core.settings import Settings
 from voxpair.evaluation.comparison import compare_protocols, rank_cases
-from voxpair.evaluation.memorisation import AuditSettings
-from voxpair.generators.joint_ldm.generator import JointLDMSettings
-from voxpair.phantom.heart_cohort import PhantomSettings
-from voxpair.pretraining.masked_modelling import PretrainSettings
-from voxpair.segmentation.segmenter import SegmenterSettings
+from voxpair.experiment import Materials, fit_arms
+from voxpair.plans import Plan
 from voxpair.stages import Scans, Session
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a segmenter is made: from a pretrained encoder or not, with synthetic pairs or not."""
-
-    pretrained: bool
-    synthetic: bool
-
-
-PROTOCOLS = {
-    "baseline": Protocol(pretrained=False, synthetic=False),
-    "medical_diffusion": Protocol(pretrained=True, synthetic=False),
-    "ours": Protocol(pretrained=True, synthetic=True),
-}
-
-
-class CaseCounts(Settings):
-    """How many cases there are of what.
-
-    Attributes:
-        phantom: hearts that ``voxpair demo`` makes.
-        train, val, test: patients; a number, or a fraction below 1.
-        labelled: training cases whose labels are used; None uses all there are.
-        unlabelled: training cases used for their images alone: those that have no labels, and those beyond
-            ``labelled``; None uses all there are.
-    """
-
-    phantom: int = Field(40, ge=4)
-    train: float = 0.8
-    val: float = 0.2
-    test: float = 0.0
-    labelled: int | None = Field(None, ge=1)
-    unlabelled: int | None = Field(None, ge=0)
-
-
-class Plan(Settings):
-    """Settings of the whole main job; a preset is one of these.
-
-    Attributes:
-        synthetic_per_real: synthetic pairs drawn per labelled training case (the papers: 3).
-        pretrain_on: "synthetic" images alone, as in the papers, or "all" training images, real ones too.
-        protocols: which segmenters are fitted, in order.
-        seeds: segmenters per protocol that differ in nothing but their seed.
-    """
-
-    about: str = ""
-    cases: CaseCounts = CaseCounts()
-    phantom: PhantomSettings = PhantomSettings()
-    generator: JointLDMSettings = JointLDMSettings()
-    synthetic_per_real: float = Field(3.0, gt=0)
-    pretraining: PretrainSettings = PretrainSettings()
-    pretrain_on: str = Field("all", pattern="^(all|synthetic)$")
-    segmentation: SegmenterSettings = SegmenterSettings()
-    audit: AuditSettings = AuditSettings()
-    protocols: tuple[str, ...] = tuple(PROTOCOLS)
-    seeds: int = Field(1, ge=1)
-
-    @field_validator("protocols")
-    @classmethod
-    def _known(cls, protocols: tuple[str, ...]) -> tuple[str, ...]:
-        if not protocols or not set(protocols) <= set(PROTOCOLS):
-            raise ValueError(f"protocols are {', '.join(PROTOCOLS)}; got {', '.join(protocols) or 'none'}")
-        return protocols
 
 
 def run(scans: Scans, output: Path, plan_for: Callable[[Cohort], Plan], session: Session) -> Path:
@@ -137,29 +64,21 @@ def _pairs_and_segmenters(cohort: Cohort, output: Path, plan: Plan, session: Ses
         if set(cohort.split_counts) == {""}:
             stages.split(cohort.folder, (plan.cases.train, plan.cases.val, plan.cases.test), session)
             cohort = Cohort.open(cohort.folder)
-    cohort = limit(cohort, plan.cases)
-    labelled = len(cohort.split("train").labelled())
-    if not labelled:
-        raise InputError(f"no training case of {cohort.folder} has labels; at least a few are needed")
-
+    session = replace(session, cache=output / "prepared")
+    materials = Materials(plan.cases.limit(cohort), output, plan)
+    cohort, arms = materials.cohort, {name: PROTOCOLS[name] for name in plan.protocols}
     with clock("generator"):
-        stages.fit(cohort, output / "generator", plan.generator, session)
+        materials.generator(session)
     with clock("synthetic pairs"):
-        count = max(1, round(plan.synthetic_per_real * labelled))
-        synthetic = stages.sample(output / "generator", output / "synthetic", count, session)
-    if any(PROTOCOLS[name].pretrained for name in plan.protocols):
+        synthetic = materials.synthetic(session)
+    if pretrained := [arm for arm in arms.values() if arm.pretrained]:
         with clock("pretraining"):
-            images = [synthetic, cohort] if plan.pretrain_on == "all" else [synthetic]
-            stages.pretrain(images, output / "pretraining", plan.pretraining, session)
+            materials.encoder(pretrained[0], session)
+    evaluated = fit_arms(
+        materials, arms, plan.seeds, session, finished=lambda job, seconds: clock.add(f"segmenter {job.name}", seconds)
+    )
 
-    held_out = "test" if cohort.split_counts.get("test") else "val"
-    evaluated: dict[str, list[Path]] = {}
-    for name in plan.protocols:
-        with clock(f"segmenter {name}"):
-            evaluated[name] = [
-                _segment(name, repeat, held_out, cohort, synthetic, output, plan, session)
-                for repeat in range(plan.seeds)
-            ]
+    held_out = materials.judged(PROTOCOLS["baseline"])[1]
     with clock("comparison"):
         pairs = [
             (a, b) for a, b in (("ours", "baseline"), ("ours", "medical_diffusion"), ("medical_diffusion", "baseline"))
@@ -191,45 +110,6 @@ def _audit(cohort: Cohort, synthetic: Cohort, output: Path, plan: Plan, session:
     found = stages.audit(synthetic, cohort, output / "audit", session, settings=settings)
     for line in found.as_text().splitlines():
         session.progress.say(f"  {line}")
-
-
-def limit(cohort: Cohort, counts: CaseCounts) -> Cohort:
-    """Return a view of ``cohort`` with as many labelled and unlabelled training cases as ``counts`` says.
-
-    The first cases of the split keep their labels; the labels of the others are not merely unused but out of reach.
-    """
-    train = [r for r in cohort.records if r.split == "train"]
-    with_labels = [r for r in train if r.labels_path is not None]
-    wanted = len(with_labels) if counts.labelled is None else counts.labelled
-    if wanted > len(with_labels):
-        raise InputError(f"cases.labelled={wanted}, but only {len(with_labels)} training cases have labels")
-    kept = {r.name for r in with_labels[:wanted]}
-    hidden = [replace(r, labels_path=None) for r in train if r.name not in kept]
-    if counts.unlabelled is not None:
-        if counts.unlabelled > len(hidden):
-            raise InputError(f"cases.unlabelled={counts.unlabelled}, but only {len(hidden)} training cases are left")
-        hidden = hidden[: counts.unlabelled]
-    views = {r.name: r for r in (*(r for r in train if r.name in kept), *hidden)}
-    records = (r if r.split != "train" else views.get(r.name) for r in cohort.records)
-    return replace(cohort, records=tuple(record for record in records if record is not None))
-
-
-def _segment(
-    name: str, repeat: int, held_out: str, cohort: Cohort, synthetic: Cohort, output: Path, plan: Plan, session: Session
-) -> Path:
-    """Fit, predict and evaluate one segmenter; return its evaluation folder."""
-    protocol, session = PROTOCOLS[name], replace(session, seed=session.seed + repeat)
-    place = Path(name) / f"seed{session.seed}" if repeat else Path(name)
-    segmenter = stages.segment_fit(
-        [cohort, synthetic] if protocol.synthetic else [cohort],
-        output / "segmenters" / place,
-        plan.segmentation,
-        session,
-        encoder=output / "pretraining" if protocol.pretrained else None,
-    )
-    predictions = stages.segment_predict(segmenter, cohort, output / "predictions" / place, session, split=held_out)
-    stages.evaluate_masks(predictions, cohort, output / "evaluation" / place, session)
-    return output / "evaluation" / place
 
 
 def _write_predictions(reference: Cohort, protocols: Sequence[str], output: Path) -> None:
@@ -269,8 +149,11 @@ class _Clock:
         try:
             yield
         finally:
-            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - start, 2)
-            write_json(self.path, self.seconds)
+            self.add(stage, time.monotonic() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 2)
+        write_json(self.path, self.seconds)
 
 
 def _write_summary(

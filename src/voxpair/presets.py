@@ -20,7 +20,7 @@ from voxpair.core.settings import Settings, merge, override
 
 if TYPE_CHECKING:
     from voxpair.cohorts.cohort import Cohort
-    from voxpair.pipeline import Plan
+    from voxpair.plans import Plan
 
 Nested = dict[str, Any]
 
@@ -252,18 +252,28 @@ def plan(
     config: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
     cohort: Cohort | Path | None = None,
+    generator: str = "joint_ldm",
 ) -> Plan:
     """Return the settings of preset ``name`` with a settings file and ``key=value`` assignments laid over them.
 
     Args:
         cohort: what "auto" looks at.
+        generator: whose settings the plan holds.
 
     Raises:
-        InputError: no such preset, an unknown key, a value of the wrong kind, or "auto" without a cohort.
+        InputError: no such preset or generator, an unknown key, a value of the wrong kind, or "auto" without a cohort.
     """
-    from voxpair.pipeline import Plan
+    from voxpair.generators import GENERATORS
+    from voxpair.plans import Plan
 
+    if generator not in GENERATORS:
+        raise InputError(f"no generator {generator!r}; there are {', '.join(GENERATORS)}")
     built = merge(Plan(), _look_up(name, cohort), source=f"preset {name}")
+    if generator == "medgen3d":
+        from voxpair.generators.medgen3d.presets import medgen3d_settings
+
+        size = _size_of_auto() if name == "auto" else name
+        built = built.using(generator, medgen3d_settings(size, built.generator.preprocess))
     return override(merge(built, dict(config or {}), source="--config"), assignments)
 
 
@@ -275,20 +285,8 @@ def part(
     cohort: Cohort | Path | None = None,
     generator: str = "joint_ldm",
 ) -> Settings:
-    """Return one part of a preset, such as "generator"; file and assignments speak of that part alone.
-
-    Args:
-        generator: of which the part "generator" has the settings; a plan holds those of the joint model.
-    """
-    from voxpair.generators import GENERATORS
-
-    if generator not in GENERATORS:
-        raise InputError(f"no generator {generator!r}; there are {', '.join(GENERATORS)}")
-    settings = getattr(plan(name, cohort=cohort), which)
-    if which == "generator" and generator == "medgen3d":
-        from voxpair.generators.medgen3d.presets import medgen3d_settings
-
-        settings = medgen3d_settings(_size_of_auto() if name == "auto" else name, settings.preprocess)
+    """Return one part of a preset, such as "generator"; file and assignments speak of that part alone."""
+    settings = getattr(plan(name, cohort=cohort, generator=generator), which)
     return override(merge(settings, dict(config or {}), source="--config"), assignments)
 
 

@@ -12,6 +12,7 @@ from voxpair.options import (
     Config,
     Device,
     DryRun,
+    GeneratorName,
     Judge,
     Output,
     Overwrite,
@@ -32,7 +33,7 @@ from voxpair.options import (
 def fit(
     cohort: Annotated[Path, typer.Argument(help="Cohort folder with a split.")],
     output: Output,
-    generator: Annotated[str, typer.Option(help="Which generator; 'voxpair info' lists them.")] = "joint_ldm",
+    generator: GeneratorName = "joint_ldm",
     pseudo_labels: Annotated[
         Path | None, typer.Option(help="Run folder of a segmenter that labels the unlabelled training cases.")
     ] = None,

@@ -12,6 +12,7 @@ from voxpair.options import (
     Config,
     Device,
     DryRun,
+    GeneratorName,
     Images,
     Labels,
     Layout,
@@ -35,6 +36,7 @@ from voxpair.options import (
 def run(
     source: Annotated[Path, typer.Argument(help="Folder of scans in any layout that 'import' takes, or a cohort.")],
     output: Output,
+    generator: GeneratorName = "joint_ldm",
     preset: PresetName = "auto",
     layout: Layout = "auto",
     images: Images = None,
@@ -57,16 +59,19 @@ def run(
     scans = scans_of(source, layout, images, labels, label_table, modality)
     changes = read_config(config)
     if preset != "auto" or dry_run:  # a wrong word is refused before the scans are read
-        settings = plan(preset, changes, assignments, source if (source / "dataset.json").exists() else None)
+        settings = plan(preset, changes, assignments, source if (source / "dataset.json").exists() else None, generator)
     if dry_run:
         return show(settings)
     with session_of(device, seed, overwrite, quiet) as session:
-        report = pipeline.run(scans, output, lambda cohort: plan(preset, changes, assignments, cohort), session)
+        report = pipeline.run(
+            scans, output, lambda cohort: plan(preset, changes, assignments, cohort, generator), session
+        )
     say_next(f"open {shlex.quote(str(report))} in a browser")
 
 
 def demo(
     output: Output,
+    generator: GeneratorName = "joint_ldm",
     preset: PresetName = "demo",
     assignments: Set = [],  # noqa: B006
     config: Config = None,
@@ -81,7 +86,7 @@ def demo(
     from voxpair import pipeline
     from voxpair.presets import plan
 
-    settings = plan(preset, read_config(config), assignments)
+    settings = plan(preset, read_config(config), assignments, generator=generator)
     if dry_run:
         return show(settings)
     with session_of(device, seed, overwrite, quiet) as session:

@@ -51,21 +51,25 @@ SILENT: Progress = Silent()
 class RunFolder:
     """A folder that one stage owns.
 
-    ``seed`` names all randomness of the stage, ``device`` is torch's name for where it runs.
+    ``seed`` names all randomness of the stage, ``device`` is torch's name for where it runs. ``cache`` holds prepared
+    cases; several stages may share one, since what lies there is named by its content. By default it is
+    the stage's own.
     """
 
     path: Path
     seed: int = 0
     device: str = "cpu"
     progress: Progress = field(default=SILENT, repr=False)
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
+        object.__setattr__(self, "cache", Path(self.cache or self.path / "prepared"))
         make_folder(self.path)
 
     def child(self, name: str) -> RunFolder:
-        """Return the sub-folder ``name`` as a run folder with the same seed, device and progress."""
-        return RunFolder(self.path / name, self.seed, self.device, self.progress)
+        """Return the sub-folder ``name`` as a run folder with the same seed, device, progress and cache."""
+        return RunFolder(self.path / name, self.seed, self.device, self.progress, self.cache)
 
     def file(self, name: str) -> Path:
         return self.path / name

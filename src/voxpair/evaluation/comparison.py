@@ -45,13 +45,12 @@ def compare_protocols(
     tables = {
         name: [_read_dice(Path(folder) / "masks.csv") for folder in folders] for name, folders in protocols.items()
     }
-    first = next(iter(tables.values()))[0]
-    for name, seeds in tables.items():
-        if any(set(table) != set(first) for table in seeds):
-            raise InputError(f"protocol {name!r} was evaluated on other cases or structures; evaluate all on the same")
-    structures = list(dict.fromkeys(structure for _, _, structure in first))
     comparisons = []
     for a, b in pairs:
+        first = tables[b][0]
+        if any(set(table) != set(first) for table in tables[a] + tables[b]):
+            raise InputError(f"protocols {a!r} and {b!r} were evaluated on different cases or structures")
+        structures = list(dict.fromkeys(structure for _, _, structure in first))
         for structure in (None, *structures):
             scores = _by_patient(tables[a] + tables[b], structures if structure is None else [structure])
             if scores.shape[1] == 0:

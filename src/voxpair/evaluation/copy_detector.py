@@ -284,7 +284,7 @@ def prepare(cohort: Cohort, like: Cohort, preprocess: PreprocessSettings, run: R
         records = tuple(replace(record, labels_path=None) for record in cohort.records)
         cohort = replace(cohort, records=records, label_table=_NO_LABELS)
     preprocessor = Preprocessor(preprocess, cohort.label_table, ANY_UNITS)
-    return PreparedCohort.build(cohort, preprocessor, run.file("prepared"), run.progress)
+    return PreparedCohort.build(cohort, preprocessor, run.cache, run.progress)
 
 
 def thin(prepared: PreparedCohort) -> Tensor:

@@ -84,6 +84,21 @@ class BackboneSettings(Settings):
         return self
 
 
+def of_similar_width(settings: BackboneSettings, network: str) -> BackboneSettings:
+    """Return settings of another network about as wide as ``settings``, which are those of a U-Net.
+
+    >>> of_similar_width(BackboneSettings(channels=(16, 32, 64, 128)), "unetr").channels
+    (16, 512)
+    >>> of_similar_width(BackboneSettings(channels=(16, 32, 64, 128)), "swin_unetr").channels
+    (24,)
+    """
+    if network == settings.network:
+        return settings
+    first, last = settings.channels[0], settings.channels[-1]
+    channels = {"unetr": (first, 64 * max(1, min(12, last // 16))), "swin_unetr": (12 * max(1, round(first / 8)),)}
+    return BackboneSettings(network=network, channels=channels.get(network, settings.channels))
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What a transfer did, as sorted state-dict names.

@@ -224,6 +224,6 @@ def _prepare(
             )
             images = replace(cohort, records=records, label_table=_NO_LABELS)
             if records:
-                part.append(PreparedCohort.build(images, preprocessor, run.file("prepared"), run.progress))
+                part.append(PreparedCohort.build(images, preprocessor, run.cache, run.progress))
     training, held_out = parts
     return PreparedCohort.concat(*training), PreparedCohort.concat(*held_out) if held_out else None

@@ -67,11 +67,13 @@ def data_uri(content: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, label: str, log: bool) -> bytes:
-    """Draw values over updates, one line per name.
+def curves(
+    series: Mapping[str, Sequence[tuple[float, float]]], *, label: str, log: bool, over: str = "update"
+) -> bytes:
+    """Draw values over updates, or over what ``over`` says, one line per name.
 
     Args:
-        series: name to (update, value) pairs; values that are not finite are left out.
+        series: name to (place, value) pairs; values that are not finite are left out.
         log: a logarithmic value axis, where all values are positive and span more than a factor of ten.
     """
     figure = Figure(figsize=(5.2, 2.7))
@@ -88,7 +90,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, label: str, l
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.set_xlabel("update")
+    axes.set_xlabel(over)
     axes.set_ylabel(printable(label))
     if len(series) > 1:
         _legend(axes)

@@ -34,6 +34,7 @@ Takes a run folder. Every file is optional; where one is absent the page says so
                                               nearest_reference []}}, warnings [text],
                                               control {passed, planted, found, by_disguise {name: {planted, found}}}
     audit/copies.npz                          as previews, and <name>_nearest: the most similar real image
+    study.json                                rows, as ``study_table`` writes them
     synthetic/selection.json                  drawn, accepted, rate, rules {rule: rejected},
                                               rejected [{index, reasons [text]}]
     previews/real.npz, synthetic.npz,         names, spacing (N, 3) mm, <name>_image (X, Y, Z) float32 in [0, 1],
@@ -55,7 +56,7 @@ import jinja2
 from markupsafe import Markup
 
 from voxpair.core.run import write_text
-from voxpair.report import audit, masks, quality, words
+from voxpair.report import audit, masks, quality, study, words
 from voxpair.report.results import Results, read_results
 from voxpair.report.sheets import copy_sheet, sheet
 from voxpair.report.training import training_drawings
@@ -125,6 +126,8 @@ def render(results: Results, ct_window_hu: tuple[float, float] = CT_WINDOW_HU) -
         **_pictures(results, window),
         cohort=cohort_facts(results.summary),
         training=training_drawings(results),
+        study=study.tables(results.study),
+        study_drawing=study.drawing(results.study),
         reconstruction=results.reconstruction,
         timings=results.timings,
         settings=results.settings,
@@ -133,7 +136,9 @@ def render(results: Results, ct_window_hu: tuple[float, float] = CT_WINDOW_HU) -
 
 def _answers(results: Results) -> dict[str, Any]:
     return {
-        "verdict": verdict(results.comparisons, results.evaluations),
+        "verdict": verdict(results.comparisons, results.evaluations)
+        if results.evaluations or not results.study
+        else study.verdict(results.study),
         "answers": [
             ("Are the pairs real enough?", "#pairs", quality.realism(results.pairs)),
             ("Do image and labels agree?", "#pairs", quality.agreement(results.pairs)),

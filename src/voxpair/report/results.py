@@ -91,6 +91,7 @@ class Results:
     previews: Mapping[str, Preview]
     settings: str | None
     timings: Mapping[str, float] | None
+    study: Sequence[Mapping[str, Any]]
 
     @property
     def structures(self) -> list[Structure]:
@@ -132,6 +133,7 @@ def read_results(folder: Path) -> Results:
         previews={name: _preview(folder / path) for name, path in PREVIEWS.items() if (folder / path).is_file()},
         settings=_settings(folder / "settings.yaml", summary),
         timings=timings,
+        study=(_complete_json(folder / "study.json", "rows") or {}).get("rows", []),
     )
 
 

@@ -262,7 +262,7 @@ class Segmenter:
                 raise InputError(f"{cohort.folder}: none of its {len(cohort)} {what} cases has labels")
             if len(labelled) < len(cohort):
                 run.progress.say(f"  {len(cohort) - len(labelled)} {what} cases have no labels and are left out")
-            return PreparedCohort.build(labelled, self.preprocessor, run.file("prepared"), run.progress)
+            return PreparedCohort.build(labelled, self.preprocessor, run.cache, run.progress)
 
         literal = self.settings.validation == "tenth_of_mixed"
         pairs = Pairs(

@@ -10,7 +10,7 @@
 torch is imported inside the stages that compute with it, so that the others start at once.
 """
 
-from voxpair.stages.claims import Session, resolve_device
+from voxpair.stages.claims import Session, opened, resolve_device
 from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, split
 from voxpair.stages.generators import fit, sample
 from voxpair.stages.results import audit, evaluate_masks, evaluate_pairs, write_report
@@ -29,6 +29,7 @@ __all__ = [
     "import_scans",
     "make_phantoms",
     "make_selection",
+    "opened",
     "pretrain",
     "resolve_device",
     "sample",

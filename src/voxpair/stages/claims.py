@@ -32,12 +32,14 @@ class Session:
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         overwrite: replace what another call left in the output folder.
         progress: where progress is shown; nowhere by default.
+        cache: folder of prepared cases that several stages share; None gives each stage its own.
     """
 
     seed: int = 0
     device: str = "auto"
     overwrite: bool = False
     progress: Progress = SILENT
+    cache: Path | None = None
 
 
 def claim(folder: Path, kind: str, settings: Settings | None, session: Session, inputs: Mapping[str, Any]) -> RunFolder:
@@ -71,7 +73,8 @@ def claim(folder: Path, kind: str, settings: Settings | None, session: Session, 
         write_json(marker, wanted)
         if settings:
             write_text(folder / "settings.yaml", yaml.safe_dump(wanted["settings"], sort_keys=False))
-    return RunFolder(folder, session.seed, resolve_device(session.device) if settings else "cpu", session.progress)
+    device = resolve_device(session.device) if settings else "cpu"
+    return RunFolder(folder, session.seed, device, session.progress, session.cache)
 
 
 def stage_facts(folder: Path, kind: str) -> dict[str, Any]:

@@ -137,9 +137,8 @@ class JointLDM:
             raise InputError(f"no step {sorted(unknown)[0]!r} in fitting joint_ldm; it has {', '.join(self.steps)}")
         training = cohort.split("train")
         validation = cohort.split("val") if "val" in cohort.split_counts else training
-        cache = run.file("prepared")
         prepared, held_out = (
-            PreparedCohort.build(part, self.preprocessor, cache, run.progress) for part in (training, validation)
+            PreparedCohort.build(part, self.preprocessor, run.cache, run.progress) for part in (training, validation)
         )
         shape = self.settings.autoencoder.model_dump(mode="json")
         data = [training.digest(), validation.digest(), self.preprocessor.digest()]

@@ -128,7 +128,7 @@ class MedGen3D:
         if unknown := set(steps) - set(self.steps):
             raise InputError(f"no step {sorted(unknown)[0]!r} in fitting medgen3d; it has {', '.join(self.steps)}")
         training = cohort.split("train")
-        prepared = PreparedCohort.build(training, self.preprocessor, run.file("prepared"), run.progress)
+        prepared = PreparedCohort.build(training, self.preprocessor, run.cache, run.progress)
         data = [training.digest(), self.preprocessor.digest(), run.seed]
         last = max((self.steps.index(step) for step in steps), default=-1)
         for step in self.steps[: last + 1]:
