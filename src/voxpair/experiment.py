@@ -28,7 +28,7 @@ from voxpair.cohorts.splits import check_no_overlap
 from voxpair.core.errors import InputError
 from voxpair.core.run import SILENT
 from voxpair.plans import Plan
-from voxpair.stages import Session
+from voxpair.stages import Selection, Session
 
 BYTES_PER_WORKER = 3e9
 """Memory that a segmenter beside others is given, as a rule of thumb."""
@@ -54,24 +54,35 @@ class Materials:
         cohort = self.target if arm.on_target else self.cohort
         return cohort, "test" if cohort.split_counts.get("test") else "val"
 
+    def teacher(self, session: Session) -> Path:
+        """Fit the segmenter that labels the unlabelled cases for the generator, and judges its pairs."""
+        Job(TEACHER, ARMS[TEACHER], 0, self, session)()
+        return self.folder / "segmenters" / TEACHER
+
     def generator(self, session: Session) -> Path:
         """Fit the generator; with ``plan.pseudo_labels`` also on the unlabelled cases, as the teacher labels them."""
-        teacher = None
-        if self.plan.pseudo_labels:
-            Job(TEACHER, ARMS[TEACHER], 0, self, session)()
-            teacher = self.folder / "segmenters" / TEACHER
         return stages.fit(
             self.cohort,
             self.folder / "generator",
             self.plan.generator,
             session,
             generator=self.plan.uses,
-            pseudo_labels=teacher,
+            pseudo_labels=self.teacher(session) if self.plan.pseudo_labels else None,
         )
 
     def synthetic(self, session: Session) -> Cohort:
-        """Draw ``plan.synthetic_per_real`` pairs per labelled training case."""
-        return stages.sample(self.generator(session), self.folder / "synthetic", self._pairs, session)
+        """Draw ``plan.synthetic_per_real`` pairs per labelled training case; ``plan.select`` says which are kept.
+
+        What the rules learn from holds no case that an arm is judged on.
+        """
+        selection = None
+        if self.plan.select is not None:
+            _, judged = self.judged(ARMS[TEACHER])
+            real = replace(self.cohort, records=tuple(r for r in self.cohort.records if r.split != judged))
+            judge = self.teacher(session) if "agreement" in self.plan.select.rules else None
+            selection = Selection(real, self.plan.select, judge)
+        generator = self.generator(session)
+        return stages.sample(generator, self.folder / "synthetic", self._pairs, session, selection=selection)
 
     def randomised(self, session: Session) -> Cohort:
         """Paint the label maps of the training cases with random intensities, as many as there are synthetic pairs."""

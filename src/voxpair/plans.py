@@ -15,6 +15,7 @@ from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.settings import Settings
 from voxpair.evaluation.memorisation import AuditSettings
+from voxpair.evaluation.selection import SelectionSettings
 from voxpair.generators.joint_ldm.generator import JointLDMSettings
 from voxpair.generators.medgen3d.generator import MedGen3DSettings
 from voxpair.phantom.heart_cohort import PhantomSettings
@@ -68,6 +69,7 @@ class Plan(Settings):
         uses: name of the generator, whose settings ``generator`` holds.
         pseudo_labels: whether the unlabelled training cases teach the generator with labels that a segmenter of the
             labelled ones gives them (arm baseline_equal_updates); else they teach it with their images alone.
+        select: rules that a synthetic pair has to pass, as in ``voxpair sample --select``; None keeps every pair.
         synthetic_per_real: synthetic pairs drawn per labelled training case (the papers: 3).
         pretrain_on: "synthetic" images alone, as in the papers, or "all" training images, real ones too.
         protocols: which segmenters are fitted, in order.
@@ -80,6 +82,7 @@ class Plan(Settings):
     uses: Literal["joint_ldm"] = "joint_ldm"
     generator: JointLDMSettings = JointLDMSettings()
     pseudo_labels: bool = False
+    select: SelectionSettings | None = None
     synthetic_per_real: float = Field(3.0, gt=0)
     pretraining: PretrainSettings = PretrainSettings()
     pretrain_on: str = Field("all", pattern="^(all|synthetic)$")

@@ -88,3 +88,27 @@ def test_report_and_evaluate_are_verbs_of_their_own(half_labelled, tmp_path, cap
     with pytest.raises(SystemExit) as end:
         main(["report", str(tmp_path / "nowhere")])
     assert end.value.code == 2 and "nowhere" in capsys.readouterr().err
+
+
+def test_pairs_that_break_a_rule_teach_no_segmenter(tmp_path):
+    wanted = {
+        "cases": {"phantom": 13, "train": 9, "val": 2, "test": 2},
+        "select": {"rules": ["intensity", "agreement"], "margin": 30.0, "agreement_margin": 1.0},
+        "synthetic_per_real": 0.3,
+        "protocols": ["ours"],
+    }
+    settings = plan("unit", wanted)
+    pipeline.demo(tmp_path / "run", settings, SESSION)
+    selection = read_json(tmp_path / "run/synthetic/manifest.json")["selection"]
+    assert selection["accepted"] == 3 == len(Cohort.open(tmp_path / "run/synthetic"))
+    judge = read_json(tmp_path / "run/segmenters/baseline_equal_updates/stage.json")["inputs"]
+    assert judge["encoder"] == "" and len(judge["cohorts"]) == 1
+
+
+def test_the_other_generator_goes_the_same_way(tmp_path):
+    settings = plan(
+        "unit", {"protocols": ["ours"], "cases": {"phantom": 8, "train": 4, "val": 2, "test": 2}}, generator="medgen3d"
+    )
+    report = pipeline.demo(tmp_path / "run", settings, SESSION)
+    assert "medgen3d" in (tmp_path / "run/synthetic/manifest.json").read_text()
+    assert "Mask sequence" in report.read_text(encoding="utf-8")

@@ -13,8 +13,7 @@ Takes a run folder. Every file is optional; where one is absent the page says so
                                                       attributes {name: {value: cases}}, notes [text]}
     settings.yaml                             shown as it is; else the settings in summary.json
     timings.json                              {stage: seconds}, in order
-    generator/autoencoder/metrics.jsonl       one record per line: update, loss, and score where it was validated
-    generator/diffusion/metrics.jsonl
+    generator/<step>/metrics.jsonl            one record per line: update, loss, and score where it was validated
     generator/autoencoder/reconstruction.json dice {structure: Dice after encoding and decoding}, cases
     pretraining/metrics.jsonl
     segmenters/<protocol>/metrics.jsonl

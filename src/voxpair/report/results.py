@@ -20,11 +20,6 @@ from voxpair.core.errors import InputError
 from voxpair.core.labels import PALETTE
 from voxpair.core.run import read_json, read_log
 
-CURVES = {
-    "Autoencoder": "generator/autoencoder",
-    "Diffusion": "generator/diffusion",
-    "Self-supervised pretraining": "pretraining",
-}
 PREVIEWS = {
     "real": "previews/real.npz",
     "synthetic": "previews/synthetic.npz",
@@ -118,7 +113,7 @@ def read_results(folder: Path) -> Results:
     return Results(
         folder=folder,
         summary=summary,
-        curves={title: log for title, path in CURVES.items() if (log := _log(folder / path))},
+        curves=_curves(folder),
         segmenter_curves={path.name: log for path in _children(folder / "segmenters") if (log := _log(path))},
         reconstruction=_optional_json(folder / "generator/autoencoder/reconstruction.json"),
         evaluations={
@@ -163,6 +158,14 @@ def _settings(path: Path, summary: Mapping[str, Any]) -> str | None:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     return yaml.safe_dump(summary["settings"], sort_keys=False) if "settings" in summary else None
+
+
+def _curves(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the logs of every step of the generator, whatever its steps are, and of the pretraining."""
+    steps = sorted(path.parent for path in (folder / "generator").rglob("metrics.jsonl"))
+    titles = {step: " ".join(step.relative_to(folder / "generator").parts).replace("_", " ") for step in steps}
+    titles[folder / "pretraining"] = "self-supervised pretraining"
+    return {title[:1].upper() + title[1:]: log for place, title in titles.items() if (log := _log(place))}
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
