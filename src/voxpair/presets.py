@@ -280,15 +280,13 @@ def part(
     Args:
         generator: of which the part "generator" has the settings; a plan holds those of the joint model.
     """
-    from voxpair.generators import GENERATORS
+    from voxpair.generators import GENERATORS, preset_settings
 
     if generator not in GENERATORS:
         raise InputError(f"no generator {generator!r}; there are {', '.join(GENERATORS)}")
     settings = getattr(plan(name, cohort=cohort), which)
-    if which == "generator" and generator == "medgen3d":
-        from voxpair.generators.medgen3d.presets import medgen3d_settings
-
-        settings = medgen3d_settings(_size_of_auto() if name == "auto" else name, settings.preprocess)
+    if which == "generator" and generator != "joint_ldm":
+        settings = preset_settings(generator, _size_of_auto() if name == "auto" else name, settings.preprocess)
     return override(merge(settings, dict(config or {}), source="--config"), assignments)
 
 
