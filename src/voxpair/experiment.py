@@ -27,6 +27,7 @@ from voxpair.cohorts.cohort import Cohort
 from voxpair.cohorts.splits import check_no_overlap
 from voxpair.core.errors import InputError
 from voxpair.core.run import SILENT
+from voxpair.generators.domain_randomisation.generator import DomainRandomisationSettings
 from voxpair.plans import Plan
 from voxpair.stages import Selection, Session
 
@@ -86,8 +87,6 @@ class Materials:
 
     def randomised(self, session: Session) -> Cohort:
         """Paint the label maps of the training cases with random intensities, as many as there are synthetic pairs."""
-        from voxpair.generators.domain_randomisation import DomainRandomisationSettings
-
         settings = DomainRandomisationSettings(preprocess=self.plan.generator.preprocess)
         folder = self.folder / "randomised"
         run = stages.fit(self.cohort, folder / "generator", settings, session, generator="domain_randomisation")

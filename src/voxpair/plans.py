@@ -16,6 +16,7 @@ from voxpair.core.errors import InputError
 from voxpair.core.settings import Settings
 from voxpair.evaluation.memorisation import AuditSettings
 from voxpair.evaluation.selection import SelectionSettings
+from voxpair.generators.domain_randomisation.generator import DomainRandomisationSettings
 from voxpair.generators.joint_ldm.generator import JointLDMSettings
 from voxpair.generators.medgen3d.generator import MedGen3DSettings
 from voxpair.phantom.heart_cohort import PhantomSettings
@@ -116,5 +117,16 @@ class MedGen3DPlan(Plan):
     generator: MedGen3DSettings = MedGen3DSettings()
 
 
-PLANS: dict[str, type[Plan]] = {"joint_ldm": Plan, "medgen3d": MedGen3DPlan}
+class DomainRandomisationPlan(Plan):
+    """A plan whose generator is domain randomisation."""
+
+    uses: Literal["domain_randomisation"] = "domain_randomisation"
+    generator: DomainRandomisationSettings = DomainRandomisationSettings()
+
+
+PLANS: dict[str, type[Plan]] = {
+    "joint_ldm": Plan,
+    "medgen3d": MedGen3DPlan,
+    "domain_randomisation": DomainRandomisationPlan,
+}
 """Generator to the plan that holds its settings."""

@@ -263,17 +263,15 @@ def plan(
     Raises:
         InputError: no such preset or generator, an unknown key, a value of the wrong kind, or "auto" without a cohort.
     """
-    from voxpair.generators import GENERATORS
+    from voxpair.generators import GENERATORS, preset_settings
     from voxpair.plans import Plan
 
     if generator not in GENERATORS:
         raise InputError(f"no generator {generator!r}; there are {', '.join(GENERATORS)}")
     built = merge(Plan(), _look_up(name, cohort), source=f"preset {name}")
-    if generator == "medgen3d":
-        from voxpair.generators.medgen3d.presets import medgen3d_settings
-
+    if generator != "joint_ldm":
         size = _size_of_auto() if name == "auto" else name
-        built = built.using(generator, medgen3d_settings(size, built.generator.preprocess))
+        built = built.using(generator, preset_settings(generator, size, built.generator.preprocess))
     return override(merge(built, dict(config or {}), source="--config"), assignments)
 
 

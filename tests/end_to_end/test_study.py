@@ -46,7 +46,7 @@ WORDS = ("--preset", "unit", "--device", "cpu", "--set", "segmentation.mix.real_
 def done(cohort, tmp_path_factory):
     """Every kind of material, two seeds, half of the labels hidden, two processes."""
     folder = tmp_path_factory.mktemp("study") / "run"
-    arms = "baseline,self_training,ours,ours_real_last,e2_2"
+    arms = "baseline,self_training,domain_randomisation,ours,ours_real_last,e2_2"
     words = ["study", cohort, "-o", folder, "--arms", arms, "--seeds", "2", "--labelled", "3", "--workers", "2", *WORDS]
     assert run(*words) == 0
     return folder, words
@@ -55,7 +55,7 @@ def done(cohort, tmp_path_factory):
 def test_every_arm_is_in_the_table_and_whatever_it_requires(done):
     rows = [row for row in read_json(done[0] / "study.json")["rows"] if row["structure"] is None]
     assert [row["arm"] for row in rows] == [
-        "baseline", TEACHER, "self_training", "ours", "ours_real_last", "e2_2",
+        "baseline", TEACHER, "self_training", "domain_randomisation", "ours", "ours_real_last", "e2_2",
     ]  # fmt: skip
     assert {(row["labelled"], row["unlabelled"], row["seeds"], row["patients"]) for row in rows} == {(3, 3, 2, 2)}
     updates = {row["arm"]: row["updates"] for row in rows}
