@@ -142,6 +142,8 @@ def test_each_change_of_intensity_leaves_the_labels_alone(change):
         assert (moved.flatten()[order].diff() >= 0).all()
     if change == "blur":
         assert moved.std() < 0.8 * image.std()
+        flat, _ = SpatialIntensityAugmentation(settings)(torch.full_like(image, 0.5), labels, 3)
+        assert torch.allclose(flat, torch.tensor(0.5))  # no dark frame: the border is not blurred with nothing
     if change == "noise":
         assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(difference.numel())
     if change == "shading":

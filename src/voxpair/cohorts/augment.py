@@ -25,8 +25,8 @@ from typing import Annotated, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
-from monai.transforms import GaussianSmooth
 from pydantic import Field
+from scipy import ndimage
 from torch import Generator, Tensor
 
 from voxpair.core.settings import Settings
@@ -162,7 +162,9 @@ class SpatialIntensityAugmentation:
     def _intensity(self, image: Tensor, random: Generator) -> Tensor:
         s = self.settings
         if _happens(s.blur_probability, random):
-            image = torch.as_tensor(GaussianSmooth(_uniform(0.3, 1, random) * s.blur_voxels)(image))
+            sigma = _uniform(0.3, 1, random) * s.blur_voxels
+            # SciPy mirrors at the border; MONAI's filter takes what lies outside for black, and gives a dark frame.
+            image = torch.from_numpy(ndimage.gaussian_filter(image.numpy(), (0, sigma, sigma, sigma)))
         if _happens(s.shading_probability, random):
             coarse = torch.empty(1, 1, 3, 3, 3).uniform_(-s.shading, s.shading, generator=random)
             image = image * (1 + F.interpolate(coarse, size=image.shape[1:], mode="trilinear", align_corners=True)[0])

@@ -76,7 +76,7 @@ class DomainRandomisationSettings(Settings):
         blur_voxels: sigma of the blur of the painted image is drawn between these.
         texture_voxels: sigma of the correlation within a class; 0 makes it white.
         augmentation: its changes of space are made to the label map, its changes of intensity to the painted image.
-            Its own blur is off, since it takes what lies outside the volume for black.
+            Its own blur is off: ``blur_voxels`` is drawn for every volume.
     """
 
     preprocess: PreprocessSettings = PreprocessSettings()
