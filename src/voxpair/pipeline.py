@@ -32,8 +32,8 @@ from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder, read_json, versions, write_json
 from voxpair.core.settings import Settings
-from voxpair.evaluation.comparison import compare_protocols, rank_cases
-from voxpair.evaluation.memorisation import AuditSettings
+from voxpair.evaluation.audit.memorisation import AuditSettings
+from voxpair.evaluation.masks.comparison import compare_protocols, rank_cases
 from voxpair.generators.joint_ldm.generator import JointLDMSettings
 from voxpair.phantom.heart_cohort import PhantomSettings
 from voxpair.pretraining.masked_modelling import PretrainSettings

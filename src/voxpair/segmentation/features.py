@@ -14,7 +14,7 @@ synthetic cases is at home with their faults.
 
 What it sees is anatomy, and little else: a segmenter learns to ignore noise and contrast, and the U-Nets normalise
 every channel over the volume, so that 100 HU more everywhere hardly change the features. Grey values, noise and
-sharpness are therefore measured on the images themselves (``evaluation.texture``).
+sharpness are therefore measured on the images themselves (``evaluation.pairs.texture``).
 
 Shapes: B batch, C channels, X Y Z axes of a feature map, D = 2 (C + C') of the two maps.
 """
