@@ -1,6 +1,6 @@
 """What a label map is like: volumes, pieces, holes, contacts, places, and voxels that a blurred border decoded wrongly.
 
-In: a :class:`~voxpair.core.case.Case` with labels. Out: :class:`PlausibilityFacts`, a few hundred numbers.
+In: a :class:`~voxpair.core.case.Case` with labels. Out: :class:`AnatomyFacts`, a few hundred numbers.
 
 **Third class.** Where two structures A and B meet, a generator draws a blurred border, and a code between those of A
 and B may decode to a third class C: the red dots of Ikuta et al. 2024 and Hu et al. 2024. Such voxels form dots and
@@ -67,7 +67,7 @@ ABSENT = StructureFacts(0.0, 0, None, 0.0, 0, None, 0)
 
 
 @dataclass(frozen=True, eq=False)
-class PlausibilityFacts:
+class AnatomyFacts:
     """What is kept of one case.
 
     Args:
@@ -109,7 +109,7 @@ class PlausibilityFacts:
         return {key: "" if value is None else round(value, 6) for key, value in cells.items()}
 
 
-def describe(case: Case) -> PlausibilityFacts:
+def describe(case: Case) -> AnatomyFacts:
     """Return the facts of one annotated case.
 
     Raises:
@@ -125,7 +125,7 @@ def describe(case: Case) -> PlausibilityFacts:
         name: ABSENT if box is None else _describe_structure(classes, index, box, case)
         for index, (name, box) in enumerate(zip(table.names, boxes), 1)
     }
-    return PlausibilityFacts(case.name, table, structures, contact, border, int(_boundary(classes).sum()))
+    return AnatomyFacts(case.name, table, structures, contact, border, int(_boundary(classes).sum()))
 
 
 def _describe_structure(classes: np.ndarray, index: int, box: tuple[slice, ...], case: Case) -> StructureFacts:

@@ -1,6 +1,6 @@
 """What an anatomy must obey, as data, and what real cases teach about it.
 
-In: :class:`~voxpair.evaluation.anatomy.facts.PlausibilityFacts`. Out: whether a rule holds, is broken, or cannot be
+In: :class:`~voxpair.evaluation.anatomy.facts.AnatomyFacts`. Out: whether a rule holds, is broken, or cannot be
 judged because the border of the image hides what would decide it.
 
     Contact   the share of a structure's surface that faces certain others lies in [least, most]: "LAA touches LA" has a
@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 
 from voxpair.core.labels import LABEL_TABLES, LabelTable
-from voxpair.evaluation.anatomy.facts import PlausibilityFacts
+from voxpair.evaluation.anatomy.facts import AnatomyFacts
 
 State = Literal["holds", "broken", "not judged"]
 AXES = ("right", "front", "up")
@@ -58,12 +58,12 @@ class Contact:
         verb = "lies apart from" if self.most < 1 else "is enclosed by" if self.least > 0.5 else "touches"
         return f"{self.subject} {verb} {', '.join(self.others)}"
 
-    def share(self, facts: PlausibilityFacts) -> float | None:
+    def share(self, facts: AnatomyFacts) -> float | None:
         """Return the share of the surface in view; None without a surface in view."""
         area, _, surface = self._areas(facts)
         return area / surface if surface else None
 
-    def judge(self, facts: PlausibilityFacts) -> Finding:
+    def judge(self, facts: AnatomyFacts) -> Finding:
         area, hidden, surface = self._areas(facts)
         if not surface or not any(facts.present(name) for name in self.others):
             return Finding("not judged")
@@ -78,7 +78,7 @@ class Contact:
             f"{self.subject} has {area / surface:.1%} of its surface on {', '.join(self.others)}; {wanted} is expected",
         )
 
-    def _areas(self, facts: PlausibilityFacts) -> tuple[float, float, float]:
+    def _areas(self, facts: AnatomyFacts) -> tuple[float, float, float]:
         """Return the areas that face ``others``, the border of the image, and anything in view."""
         names = facts.label_table.names
         index = 1 + names.index(self.subject)
@@ -102,7 +102,7 @@ class Order:
         where = {"right": "to the right of", "front": "in front of", "up": "above"}[self.axis]
         return f"{self.first} lies {where} {self.second}"
 
-    def judge(self, facts: PlausibilityFacts) -> Finding:
+    def judge(self, facts: AnatomyFacts) -> Finding:
         ahead = _ahead_mm(facts, self.first, self.second)
         if ahead is None:
             return Finding("not judged")
@@ -156,12 +156,12 @@ def known_rules(table: LabelTable) -> tuple[Rule, ...]:
     return ()
 
 
-def rules_for(real: Sequence[PlausibilityFacts]) -> tuple[Rule, ...]:
+def rules_for(real: Sequence[AnatomyFacts]) -> tuple[Rule, ...]:
     """Return the known rules of the real cases' label table, or what their contacts teach."""
     return (known_rules(real[0].label_table) or learn_contacts(real)) if real else ()
 
 
-def learn_contacts(real: Sequence[PlausibilityFacts]) -> tuple[Contact, ...]:
+def learn_contacts(real: Sequence[AnatomyFacts]) -> tuple[Contact, ...]:
     """Return "a touches b" for the pairs that touch in every real case with both, and not by a hair.
 
     The smallest contact seen must be a tenth of the usual one: a pair that barely touches in some real case will not
@@ -180,7 +180,7 @@ def learn_contacts(real: Sequence[PlausibilityFacts]) -> tuple[Contact, ...]:
     return tuple(learnt)
 
 
-def learn_orders(real: Sequence[PlausibilityFacts]) -> tuple[Order, ...]:
+def learn_orders(real: Sequence[AnatomyFacts]) -> tuple[Order, ...]:
     """Return the orders, along each axis and for each pair of structures, on which real cases clearly agree."""
     learnt = []
     for a, b in combinations(real[0].label_table.names, 2) if real else ():
@@ -193,7 +193,7 @@ def learn_orders(real: Sequence[PlausibilityFacts]) -> tuple[Order, ...]:
     return tuple(learnt)
 
 
-def kept_by(real: Sequence[PlausibilityFacts], rules: Iterable[Rule]) -> tuple[Rule, ...]:
+def kept_by(real: Sequence[AnatomyFacts], rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """Return the rules that real cases themselves obey: one that they break says nothing about a synthetic case."""
     kept = []
     for rule in rules:
@@ -204,7 +204,7 @@ def kept_by(real: Sequence[PlausibilityFacts], rules: Iterable[Rule]) -> tuple[R
     return tuple(kept)
 
 
-def reversed_shares(facts: PlausibilityFacts, orders: Sequence[Order]) -> dict[str, tuple[int, int]]:
+def reversed_shares(facts: AnatomyFacts, orders: Sequence[Order]) -> dict[str, tuple[int, int]]:
     """Return per axis how many of the ``orders`` that can be seen are reversed, and how many can be seen.
 
     Here a cut structure counts: a piece of it out of view does not turn a whole heart around.
@@ -217,12 +217,12 @@ def reversed_shares(facts: PlausibilityFacts, orders: Sequence[Order]) -> dict[s
     return found
 
 
-def mirrored_axes(facts: PlausibilityFacts, orders: Sequence[Order]) -> tuple[str, ...]:
+def mirrored_axes(facts: AnatomyFacts, orders: Sequence[Order]) -> tuple[str, ...]:
     """Return the axes along which more than half of the orders are reversed."""
     return tuple(axis for axis, (wrong, seen) in reversed_shares(facts, orders).items() if 2 * wrong > seen)
 
 
-def _ahead_mm(facts: PlausibilityFacts, first: str, second: str) -> np.ndarray | None:
+def _ahead_mm(facts: AnatomyFacts, first: str, second: str) -> np.ndarray | None:
     """Return how far ``first`` lies right, in front and above ``second`` (centroids, mm); None if one is absent."""
     one, other = (facts.structures[name].centroid_mm for name in (first, second))
     return None if one is None or other is None else np.subtract(one, other)

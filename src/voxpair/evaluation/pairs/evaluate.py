@@ -43,7 +43,7 @@ class Facts:
     fidelity: fidelity.FidelityFacts
     thumbnail: np.ndarray
     texture: texture.TextureFacts
-    plausibility: plausibility.PlausibilityFacts
+    plausibility: plausibility.AnatomyFacts
     alignment: alignment.AlignmentFacts
     slices: np.ndarray | None
 

@@ -29,7 +29,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import ks_2samp, wasserstein_distance
 
-from voxpair.evaluation.anatomy.facts import PlausibilityFacts, describe
+from voxpair.evaluation.anatomy.facts import AnatomyFacts, describe
 from voxpair.evaluation.anatomy.rules import (
     AXES,
     FEWEST_TO_LEARN,
@@ -42,7 +42,7 @@ from voxpair.evaluation.anatomy.rules import (
 )
 from voxpair.evaluation.pairs.measures import Better, Measure, compare_means, compare_sets
 
-__all__ = ["PlausibilityFacts", "compare", "describe"]
+__all__ = ["AnatomyFacts", "compare", "describe"]
 
 _GROUP = "plausibility"
 _LIKE_REAL = ("rules_not_judged", "presence", "pieces", "euler", "volume_ml")  # of all others, less is better
@@ -52,7 +52,7 @@ About = tuple[str, str | None, str | None]
 """Name, structure and view of a measure."""
 
 
-def compare(synthetic: Sequence[PlausibilityFacts], real: Sequence[PlausibilityFacts], seed: int) -> list[Measure]:
+def compare(synthetic: Sequence[AnatomyFacts], real: Sequence[AnatomyFacts], seed: int) -> list[Measure]:
     """Return every measure of the module's table."""
     rules, orders = rules_for(real), learn_orders(real)
     made, there = ([_numbers(facts, rules, orders) for facts in group] for group in (synthetic, real))
@@ -74,7 +74,7 @@ def compare(synthetic: Sequence[PlausibilityFacts], real: Sequence[PlausibilityF
     return found
 
 
-def _numbers(facts: PlausibilityFacts, rules: Sequence[Rule], orders: Sequence[Order]) -> Mapping[About, float | None]:
+def _numbers(facts: AnatomyFacts, rules: Sequence[Rule], orders: Sequence[Order]) -> Mapping[About, float | None]:
     """Return all numbers of one case; None is what it does not have."""
     states = {rule: rule.judge(facts).state for rule in rules}
     broken = {rule: None if state == "not judged" else float(state == "broken") for rule, state in states.items()}
@@ -105,7 +105,7 @@ def _numbers(facts: PlausibilityFacts, rules: Sequence[Rule], orders: Sequence[O
 
 
 def _volume_distributions(
-    structure: str, synthetic: Sequence[PlausibilityFacts], real: Sequence[PlausibilityFacts], seed: int
+    structure: str, synthetic: Sequence[AnatomyFacts], real: Sequence[AnatomyFacts], seed: int
 ) -> list[Measure]:
     """Return both distances between volumes; an absent structure has 0 mL."""
     made, there = ([facts.structures[structure].volume_ml for facts in group] for group in (synthetic, real))

@@ -31,7 +31,7 @@ from voxpair.core.case import Case
 from voxpair.core.errors import InputError
 from voxpair.core.labels import LabelTable
 from voxpair.core.settings import Settings
-from voxpair.evaluation.anatomy.facts import PlausibilityFacts, describe
+from voxpair.evaluation.anatomy.facts import AnatomyFacts, describe
 from voxpair.evaluation.anatomy.rules import (
     AGREEMENT,
     FEWEST_TO_LEARN,
@@ -199,7 +199,7 @@ class Selector:
         found = [(rule, reason) for rule, reason in found if rule in self.settings.rules]
         return Judgement(tuple(reason for _, reason in found), tuple(rule for rule, _ in found), written)
 
-    def _presence(self, facts: PlausibilityFacts) -> Iterator[Reason]:
+    def _presence(self, facts: AnatomyFacts) -> Iterator[Reason]:
         for name in facts.structures:
             if name in self.always and not facts.present(name):
                 yield "volume", f"{name} is missing; real cases have it"
@@ -212,13 +212,13 @@ class Selector:
             if known and not known.low <= value <= known.high:
                 yield known.kind.rule, known.reason(key[0], value)
 
-    def _topology(self, facts: PlausibilityFacts) -> Iterator[Reason]:
+    def _topology(self, facts: AnatomyFacts) -> Iterator[Reason]:
         for rule in self.rules:
             finding = rule.judge(facts)
             if finding.state == "broken":
                 yield "topology", finding.reason
 
-    def _situs(self, facts: PlausibilityFacts) -> Iterator[Reason]:
+    def _situs(self, facts: AnatomyFacts) -> Iterator[Reason]:
         for axis, (wrong, seen) in reversed_shares(facts, self.orders).items():
             if 2 * wrong > seen:
                 text = f"{wrong} of {seen} pairs of structures stand the other way round than in real cases"
@@ -241,7 +241,7 @@ def mean_dice(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(scores)) if scores else 1.0
 
 
-def _numbers(case: Case, facts: PlausibilityFacts, modality: str) -> dict[Key, float]:
+def _numbers(case: Case, facts: AnatomyFacts, modality: str) -> dict[Key, float]:
     """Return the numbers that have a range, by (structure, kind)."""
     found: dict[Key, float] = {}
     scale = _scale(case.image)
