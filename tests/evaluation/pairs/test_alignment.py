@@ -162,7 +162,7 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(InputError, match="1 cases were not given to the segmenter, such as odd"):
         compare([describe(case, None)], [describe(case, case.labels)])
     with pytest.raises(InputError, match="one label table"):
-        compare([describe(case, None)], [AlignmentFacts("other", False, {})])
+        compare([describe(case, None)], [AlignmentFacts("other", "other", False, {})])
 
 
 def test_phantom_hearts_are_aligned_until_their_labels_move():

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from voxpair.core.run import read_json, write_json
 from voxpair.evaluation.pairs.measures import DRAWS, FEWEST, compare_means, compare_sets
@@ -117,6 +118,65 @@ def test_the_interval_of_a_mean_is_the_normal_one_for_many_cases():
     found = compare_means("texture", "sd", values, values)
     assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
     assert (found.floor, found.floor_low, found.floor_high) == (found.value, found.low, found.high)
+
+
+def ends(found):
+    return found.low, found.high, found.floor_low, found.floor_high
+
+
+def test_equal_values_are_no_certainty():
+    """None of n has it: the exact interval of a share, whose upper end is 1 - 0.025^(1/n)."""
+    real = [0.0, 1.0] * 6
+    for count, told_apart in ((3, False), (40, True)):
+        found = compare_means("plausibility", "rule_broken", [0.0] * count, real)
+        exact = stats.binomtest(0, count).proportion_ci(0.95, method="exact")
+        assert (found.value, found.low, found.high) == (0.0, 0.0, pytest.approx(exact.high))
+        assert (found.high < found.floor_low) == told_apart
+    bad = compare_means("plausibility", "rule_broken", [1.0, 1.0, 0.0, 1.0, 1.0, 1.0], [0.0] * 40)
+    assert bad.low > bad.floor_high > 0  # a rule that no real case breaks still shows those that do
+
+
+@pytest.mark.parametrize(("count", "told_apart"), [(5, False), (6, True)])
+def test_all_against_none_needs_six_a_side(count, told_apart):
+    """Intervals of 1 and 0 part where 0.025^(1/n) > 1/2, from n = 6; then a sign test reaches p < 0.05, too."""
+    found = compare_means("plausibility", "presence", [0.0] * count, [1.0] * count)
+    assert ends(found) == pytest.approx((0, 1 - 0.025 ** (1 / count), 0.025 ** (1 / count), 1))
+    assert (found.high < found.floor_low) == told_apart
+
+
+def test_equal_values_of_any_kind_reach_as_far_as_any_that_were_seen():
+    found = compare_means("plausibility", "pieces", [2.0] * 20, [1.0, 2.0, 3.0, 5.0])
+    share = 1 - 0.025 ** (1 / 20)
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2 - share, 2 + 3 * share))
+
+
+def test_nothing_differs_where_all_values_are_equal():
+    for value in (0.0, 0.1):
+        found = compare_means("plausibility", "holes", [value] * 3, [value] * 10)
+        assert {found.value, found.floor, *ends(found)} == {value}  # to the last bit: rounding would be a difference
+
+
+def test_the_patient_is_the_unit_of_a_mean():
+    values = np.random.default_rng(3).normal(size=12)
+    once = compare_means("texture", "sd", values, values[:6])
+    scans, names = np.repeat(values, 5), [f"p{i // 5}" for i in range(60)]
+    found = compare_means("texture", "sd", scans, values[:6], patients=(names, list("abcdef")))
+    assert (found.low, found.high) == pytest.approx((once.low, once.high))  # five scans of each are not more patients
+    assert found.synthetic_cases == 60
+    by_case = compare_means("texture", "sd", scans, values[:6])
+    assert np.ptp([by_case.low, by_case.high]) == pytest.approx(np.ptp([once.low, once.high]) / np.sqrt(5), rel=0.1)
+
+
+def test_one_patient_with_many_scans_has_no_interval():
+    found = compare_means("texture", "sd", [1.0, 2.0, 3.0], [1.0, 1.0, 2.0], patients=(list("xxx"), list("yyz")))
+    assert (found.value, found.low, found.high) == (2.0, None, None)
+    assert found.floor_low == 1.0 and found.floor_high == 2.0
+
+
+def test_equal_patients_have_an_interval_though_their_scans_differ():
+    found = compare_means("texture", "sd", [0.0, 1.0, 1.0, 0.0], [0.0, 1.0], patients=(list("aabb"), list("cd")))
+    share = 1 - np.sqrt(0.025)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5 - share / 2, 0.5 + share / 2))
 
 
 def test_measures_go_through_json_whatever_is_missing(tmp_path):

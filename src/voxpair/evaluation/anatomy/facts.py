@@ -78,6 +78,7 @@ class AnatomyFacts:
     """
 
     case: str
+    patient: str
     label_table: LabelTable
     structures: Mapping[str, StructureFacts]
     contact_mm2: np.ndarray
@@ -125,7 +126,7 @@ def describe(case: Case) -> AnatomyFacts:
         name: ABSENT if box is None else _describe_structure(classes, index, box, case)
         for index, (name, box) in enumerate(zip(table.names, boxes), 1)
     }
-    return AnatomyFacts(case.name, table, structures, contact, border, int(_boundary(classes).sum()))
+    return AnatomyFacts(case.name, case.patient, table, structures, contact, border, int(_boundary(classes).sum()))
 
 
 def _describe_structure(classes: np.ndarray, index: int, box: tuple[slice, ...], case: Case) -> StructureFacts:

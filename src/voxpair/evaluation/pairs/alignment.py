@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 
 import numpy as np
 
@@ -61,6 +62,7 @@ class AlignmentFacts:
     """What is kept of one case: every structure of its label table; ``predicted`` says whether Dice was measured."""
 
     case: str
+    patient: str
     predicted: bool
     structures: Mapping[str, StructureAlignment]
 
@@ -108,7 +110,7 @@ def describe(case: Case, predicted_labels: np.ndarray | None) -> AlignmentFacts:
         found[structure.name] = StructureAlignment(
             dice=None if guess is None else _dice(mask, guess), **({} if edges is None else _of_edges(edges))
         )
-    return AlignmentFacts(case.name, predicted_labels is not None, found)
+    return AlignmentFacts(case.name, case.patient, predicted_labels is not None, found)
 
 
 def _dice(mask: np.ndarray, guess: np.ndarray) -> float | None:
@@ -170,6 +172,8 @@ def compare(synthetic: Sequence[AlignmentFacts], real: Sequence[AlignmentFacts],
         without = [facts.case for facts in everything if not facts.predicted]
         raise InputError(f"{len(without)} cases were not given to the segmenter, such as {without[0]}; give it all")
     names = tables[0] if tables else ()
+    patients = tuple([facts.patient for facts in side] for side in (synthetic, real))
+    measure = partial(compare_means, "alignment", patients=patients, seed=seed)
     found = []
     for name, (attribute, unit, better) in MEASURES.items():
         if name == "dice" and True not in predicted:
@@ -177,9 +181,7 @@ def compare(synthetic: Sequence[AlignmentFacts], real: Sequence[AlignmentFacts],
         for structure in (None, *names):
             wanted = names if structure is None else (structure,)
             values = [[_mean(facts, wanted, attribute) for facts in side] for side in (synthetic, real)]
-            found.append(
-                compare_means("alignment", name, *values, better=better, structure=structure, unit=unit, seed=seed)
-            )
+            found.append(measure(name, *values, better=better, structure=structure, unit=unit))
     return found
 
 

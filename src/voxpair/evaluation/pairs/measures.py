@@ -10,6 +10,11 @@ against m others. The bias that a small sample brings to a distance is then the 
     compare_sets  two lists of descriptions and a distance between lists -> a measure
     compare_means a number per case -> its mean over synthetic, and over real cases as the floor
 
+The interval of a mean is over patients (see ``statistics``). Where all patients of a side have the same value, drawing
+them again shows no spread, but those not seen may have others: of n patients, a share that ``largest_unseen_share``
+bounds, with values anywhere between the least and the largest of both sides. So an interval without width is left
+only where all values of both sides are equal.
+
 Cases without a number (NaN) are left out and counted in ``note``; a measure that cannot be known has value None.
 """
 
@@ -23,10 +28,11 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from voxpair.core.run import derive_seed, read_json
-from voxpair.evaluation.statistics import bootstrap_interval
+from voxpair.evaluation.statistics import bootstrap_interval, largest_unseen_share
 
 DRAWS = 20
 FEWEST = 4  # cases a side below which a distance between sets is not worth a number
+_ROUNDING = 1e-12
 Group = Literal["fidelity", "diversity", "texture", "plausibility", "alignment"]
 Better = Literal["lower", "higher", "floor"]
 Description = TypeVar("Description")
@@ -112,23 +118,31 @@ def compare_means(
     synthetic: Sequence[float],
     real: Sequence[float],
     *,
+    patients: tuple[Sequence[str], Sequence[str]] | None = None,
     better: Better = "floor",
     structure: str | None = None,
     view: str | None = None,
     unit: str = "",
     seed: int = 0,
 ) -> Measure:
-    """Return the mean over synthetic cases with its bootstrap interval, and over real cases as the floor.
+    """Return the mean over synthetic cases with its interval over patients, and over real cases as the floor.
+
+    Args:
+        patients: whose the synthetic and the real cases are; by default every case is its own patient.
 
     >>> found = compare_means("plausibility", "parts", [1.0, 3.0], [1.0, 1.0, float("nan")])
     >>> found.value, found.floor, found.note
     (2.0, 1.0, 'left out as undefined: 0 synthetic, 1 real')
     """
-    made, there = (np.asarray(values, float) for values in (synthetic, real))
-    missing = [int((~np.isfinite(values)).sum()) for values in (made, there)]
+    names = [np.asarray(side, str) for side in patients or (range(len(synthetic)), range(len(real)))]
+    sides = [np.asarray(values, float) for values in (synthetic, real)]
+    known = [np.isfinite(values) for values in sides]
+    missing = [int((~kept).sum()) for kept in known]
     note = f"left out as undefined: {missing[0]} synthetic, {missing[1]} real" if any(missing) else ""
-    ends = [end for values in (made, there) for end in _mean(values[np.isfinite(values)], seed)]
-    counts = len(made) - missing[0], len(there) - missing[1]
+    sides, names = ([array[kept] for array, kept in zip(arrays, known)] for arrays in (sides, names))
+    every = np.concatenate(sides)
+    ends = [end for values, whose in zip(sides, names) for end in _mean(values, whose, every, seed)]
+    counts = len(sides[0]), len(sides[1])
     return Measure(group, name, *ends, better, *counts, structure, view, unit, note)
 
 
@@ -145,7 +159,17 @@ def _left_out(draws: Sequence[float]) -> str:
     return f"{bad} of {len(draws)} draws gave no number" if bad else ""
 
 
-def _mean(values: np.ndarray, seed: int) -> tuple[float | None, float | None, float | None]:
+def _mean(
+    values: np.ndarray, patients: np.ndarray, every: np.ndarray, seed: int
+) -> tuple[float | None, float | None, float | None]:
+    """Return the mean of ``values`` and its interval; ``every`` value of both sides says how far one may reach."""
     if not values.size:
         return None, None, None
-    return (float(values.mean()), *bootstrap_interval(values[:, None], seed=seed))
+    least, largest = float(every.min()), float(every.max())
+    mean = float(np.clip(values.mean(), least, largest))  # that of equal values may be rounded past them
+    unique, patient_of_case = np.unique(patients, return_inverse=True)
+    means = np.bincount(patient_of_case, values) / np.bincount(patient_of_case)
+    if len(unique) > 1 and np.allclose(means, mean, rtol=_ROUNDING, atol=0):
+        share = largest_unseen_share(len(unique))
+        return mean, mean + share * (least - mean), mean + share * (largest - mean)
+    return (mean, *bootstrap_interval(values[:, None], patients, seed=seed))

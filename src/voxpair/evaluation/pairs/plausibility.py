@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from scipy.stats import ks_2samp, wasserstein_distance
@@ -56,15 +57,15 @@ def compare(synthetic: Sequence[AnatomyFacts], real: Sequence[AnatomyFacts], see
     """Return every measure of the module's table."""
     rules, orders = rules_for(real), learn_orders(real)
     made, there = ([_numbers(facts, rules, orders) for facts in group] for group in (synthetic, real))
+    patients = tuple([facts.patient for facts in group] for group in (synthetic, real))
+    mean = partial(compare_means, _GROUP, patients=patients, seed=seed)
     found = []
     for about in there[0] if there else ():
         name, structure, view = about
         better: Better = "floor" if name in _LIKE_REAL else "lower"
         unit = "mL" if name.endswith("_ml") else ""
         values = ([_or_nan(numbers[about]) for numbers in group] for group in (made, there))
-        measure = compare_means(
-            _GROUP, name, *values, better=better, structure=structure, view=view, unit=unit, seed=seed
-        )
+        measure = mean(name, *values, better=better, structure=structure, view=view, unit=unit)
         if name in ("order_reversed", "mirrored") and not orders:
             note = f"no order to compare with: the {len(real)} real cases ({FEWEST_TO_LEARN} are needed) agree on none"
             measure = replace(measure, note=note)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,7 @@ class TextureFacts:
     """What is kept of one case: every structure of its label table, and the unit of its intensities."""
 
     case: str
+    patient: str
     unit: str
     voxel_mm: float
     tissues: Mapping[str, Tissue]
@@ -92,7 +94,8 @@ def describe(case: Case, modality: str) -> TextureFacts:
         structure.name: _tissue(image, case.labels == structure.value, spacing)
         for structure in case.label_table.structures
     }
-    return TextureFacts(case.name, "HU" if modality == "CT" else "", float(spacing.prod() ** (1 / 3)), tissues)
+    unit = "HU" if modality == "CT" else ""
+    return TextureFacts(case.name, case.patient, unit, float(spacing.prod() ** (1 / 3)), tissues)
 
 
 def _scaled(case: Case) -> np.ndarray:
@@ -133,6 +136,8 @@ def compare(synthetic: Sequence[TextureFacts], real: Sequence[TextureFacts], see
         ("intensity_distance", unit, "levels", intensity_distance),
     ]
     means = [("noise_frequency", "1/mm", "noise_frequency_per_mm"), ("edge_width", "mm", "edge_width_mm")]
+    patients = tuple([facts.patient for facts in side] for side in (synthetic, real))
+    mean = partial(compare_means, "texture", patients=patients, seed=seed)
     found = []
     for name, unit_of_measure, attribute, distance in sets:
         for structure in (None, *names):
@@ -153,7 +158,7 @@ def compare(synthetic: Sequence[TextureFacts], real: Sequence[TextureFacts], see
         for structure in (None, *names):
             wanted = names if structure is None else (structure,)
             values = [[_mean(facts, wanted, attribute) for facts in side] for side in (synthetic, real)]
-            found.append(compare_means("texture", name, *values, structure=structure, unit=unit_of_measure, seed=seed))
+            found.append(mean(name, *values, structure=structure, unit=unit_of_measure))
     return _warned(found, synthetic, real)
 
 
