@@ -1,7 +1,5 @@
 """Feature networks from a file, tested with a small one; with torchvision's own where that is installed."""
 
-import os
-import pickle
 import sys
 from types import SimpleNamespace
 
@@ -77,30 +75,6 @@ def test_weights_of_another_network_are_refused_and_counted(tmp_path):
     message = r"2 of 4 entries fit, 2 are missing or of another shape \(first \['0.weight'\]\), 1 are unexpected"
     with pytest.raises(InputError, match=message + ".*'head.bias'"):
         fill("small", SMALL, layers(), tmp_path / "weights.pt")
-
-
-def test_code_in_a_weights_file_is_not_run(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "sprung"),)
-
-    (tmp_path / "weights.pt").write_bytes(pickle.dumps({"features.0.weight": Trap()}))
-    with pytest.raises(InputError, match="without running its code"):
-        fill("small", SMALL, layers(), tmp_path / "weights.pt")
-    assert not (tmp_path / "sprung").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps([1, 2])])
-@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-def test_a_file_that_holds_no_weights_is_refused(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match="weights"):
-        fill("small", SMALL, layers(), tmp_path / name)
-
-
-def test_a_file_that_is_not_there_is_never_downloaded(tmp_path):
-    with pytest.raises(InputError, match=r"there is no weights file .* download the weights yourself"):
-        fill("small", SMALL, layers(), tmp_path / "absent.pt")
 
 
 def test_without_torchvision_the_extra_is_named(tmp_path, monkeypatch):

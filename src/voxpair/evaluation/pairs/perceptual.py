@@ -21,7 +21,6 @@ Shapes: N slices, C channels, H W axes of a slice, X Y Z volume axes.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -31,14 +30,12 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.training.state import sha256
+from voxpair.training.state import read_state_dict, sha256
 
 SLICES = 16
 _AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -120,7 +117,7 @@ def fill(
     name: str, architecture: Architecture, layers: nn.Sequential, weights: Path, device: str = "cpu"
 ) -> FeatureNetwork:
     """Load ``weights`` into ``layers``; every weight must be there, and nothing but a classifier may be left over."""
-    found = _renamed(_read_state(weights), architecture.renamed)
+    found = _renamed(read_state_dict(weights), architecture.renamed)
     linear = [found.pop(key).flatten() for key in sorted(key for key in found if re.match(r"lin\d+\.", key))]
     found = {key: value for key, value in found.items() if not key.startswith(architecture.ignored)}
     own = layers.state_dict()
@@ -167,23 +164,6 @@ def view_slices(case: Case, modality: str, side: int, count: int) -> dict[str, n
     image = preprocessor.forward(replace(case, labels=None)).image
     chosen = (np.linspace(_MARGIN, 1 - _MARGIN, count) * (side - 1)).round().astype(int)
     return {view: np.moveaxis(image, axis, 0)[chosen] for view, axis in _AXES.items()}
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict; code in the file is never run."""
-    if not path.is_file():
-        raise InputError(f"there is no weights file {path}; download the weights yourself and name the file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is no state dict that can be read without running its code: {first_line}") from None
-    found = found.get("state_dict", found) if isinstance(found, Mapping) else found
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{path} holds {type(found).__name__}; expected a state dict: names and their tensors")
-    return dict(found)
 
 
 def _renamed(state: Mapping[str, Tensor], renamed: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
