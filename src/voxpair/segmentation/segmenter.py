@@ -38,7 +38,7 @@ from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
 from voxpair.cohorts.splits import check_no_overlap
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.core.labels import LabelTable, Structure
+from voxpair.core.labels import LabelTable
 from voxpair.core.run import Progress, RunFolder, derive_seed, make_folder, read_json, write_json
 from voxpair.core.settings import Settings
 from voxpair.networks.backbones import BackboneSettings, Patch, build, check_patch, load_encoder, read_encoder
@@ -190,10 +190,7 @@ class Segmenter:
         weights_sha256 = save_weights(folder / "segmenter.safetensors", self._network)
         content = {
             "settings": self.settings.model_dump(mode="json"),
-            "label_table": {
-                "name": self.label_table.name,
-                "structures": [vars(structure) for structure in self.label_table.structures],
-            },
+            "label_table": self.label_table.to_json(),
             "modality": self.modality,
             "weights_sha256": weights_sha256,
         }
@@ -212,8 +209,7 @@ class Segmenter:
         content = read_json(path)
         try:
             settings = SegmenterSettings.model_validate(content["settings"])
-            structures = tuple(Structure(**entry) for entry in content["label_table"]["structures"])
-            segmenter = cls(settings, LabelTable(content["label_table"]["name"], structures), content["modality"])
+            segmenter = cls(settings, LabelTable.from_json(content["label_table"]), content["modality"])
             expected = content["weights_sha256"]
         except (KeyError, TypeError, ValidationError) as error:
             raise InputError(f"{path} was written by another version of voxpair, or changed: {error}") from None
