@@ -73,7 +73,7 @@ class EncoderFeatures:
         Windows side by side and not overlapping, so that every voxel of a map is computed once; what they reach
         beyond the grid is filled with zeros and cut off again.
         """
-        network, settings = self._segmenter._network, self._segmenter.settings
+        network, settings = self._segmenter.network, self._segmenter.settings
         window = settings.window
         whole = [math.ceil(side / step) * step for side, step in zip(image.shape, window)]
         padding = [(0, after - side) for side, after in zip(image.shape, whole)]

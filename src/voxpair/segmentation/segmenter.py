@@ -160,15 +160,25 @@ class Segmenter:
         self._set(task.network)
         return result
 
+    @property
+    def network(self) -> nn.Module:
+        """The network with its weights, for inference.
+
+        Raises:
+            InputError: there are no weights yet.
+        """
+        if self._network is None:
+            raise InputError("this segmenter has no weights yet: fit it, or load one with Segmenter.load")
+        return self._network
+
     def probabilities(self, case: Case) -> tuple[np.ndarray, Geometry]:
         """Return class probabilities (K, X, Y, Z), float32, on the networks' grid, and the way back from there.
 
         Axes that are cropped in training are kept whole here.
         """
-        if self._network is None:
-            raise InputError("this segmenter has no weights yet: fit it, or load one with Segmenter.load")
+        network = self.network
         prepared = self.preprocessor.forward(replace(case, labels=None), crop=False)
-        probabilities = window_probabilities(self._network, torch.from_numpy(prepared.image), self.settings)
+        probabilities = window_probabilities(network, torch.from_numpy(prepared.image), self.settings)
         return probabilities.cpu().numpy(), prepared.geometry
 
     def predict(self, case: Case) -> Case:
@@ -184,10 +194,9 @@ class Segmenter:
 
     def save(self, folder: Path) -> None:
         """Write ``segmenter.safetensors`` and ``segmenter.json``."""
-        if self._network is None:
-            raise InputError(f"cannot save to {folder}: this segmenter has no weights yet; fit it first")
+        network = self.network
         make_folder(folder)
-        weights_sha256 = save_weights(folder / "segmenter.safetensors", self._network)
+        weights_sha256 = save_weights(folder / "segmenter.safetensors", network)
         content = {
             "settings": self.settings.model_dump(mode="json"),
             "label_table": self.label_table.to_json(),
