@@ -23,9 +23,9 @@ from voxpair.cohorts import layouts
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.labels import CARDIAC8
 from voxpair.core.run import RunFolder, derive_seed, versions, write_json
-from voxpair.evaluation.copy_detector import CopyDetector, DetectorSettings
-from voxpair.evaluation.disguises import DISGUISES, disguise
-from voxpair.evaluation.memorisation import DECIDING
+from voxpair.evaluation.audit.copy_detector import CopyDetector, DetectorSettings
+from voxpair.evaluation.audit.disguises import DISGUISES, disguise
+from voxpair.evaluation.audit.memorisation import DECIDING
 from voxpair.phantom.heart_cohort import PhantomSettings, heart_cases
 
 TRAINING, REFERENCE, PLANTED, SEED = 100, 50, 10, 0

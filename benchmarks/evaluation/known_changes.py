@@ -33,11 +33,11 @@ from voxpair.cohorts.cohort import Cohort
 from voxpair.console import ConsoleProgress
 from voxpair.core.case import Case
 from voxpair.core.run import derive_seed, make_folder, read_json, versions, write_json
-from voxpair.evaluation import alignment, anatomy_facts, diversity, fidelity, plausibility, texture
-from voxpair.evaluation.measures import Measure
-from voxpair.evaluation.noise import find_noise
-from voxpair.evaluation.pairs import Facts, Judges
-from voxpair.evaluation.selection import mean_dice
+from voxpair.evaluation.pairs import alignment, diversity, fidelity, plausibility, texture
+from voxpair.evaluation.pairs.evaluate import Facts, Judges
+from voxpair.evaluation.pairs.measures import Measure
+from voxpair.evaluation.pairs.noise import find_noise
+from voxpair.evaluation.selection.selector import mean_dice
 from voxpair.presets import part
 from voxpair.segmentation.features import EncoderFeatures
 from voxpair.segmentation.segmenter import Segmenter
@@ -151,7 +151,7 @@ def prepare(name: str, given: argparse.Namespace, session: voxpair.Session) -> H
 
 
 def describe(case: Case, halves: Halves) -> Facts:
-    """Return what :func:`voxpair.evaluation.pairs.evaluate_pairs` keeps of a case."""
+    """Return what :func:`voxpair.evaluation.pairs.evaluate.evaluate_pairs` keeps of a case."""
     return Facts(
         name=case.name,
         source=case.source,
@@ -159,7 +159,7 @@ def describe(case: Case, halves: Halves) -> Facts:
         fidelity=fidelity.describe(case, halves.judges.extractor),
         thumbnail=diversity.describe(case, halves.modality),
         texture=texture.describe(case, halves.modality),
-        plausibility=anatomy_facts.describe(case),
+        plausibility=plausibility.describe(case),
         alignment=alignment.describe(case, halves.judges.labeller(case).labels),
         slices=None,
     )

@@ -26,7 +26,7 @@ from voxpair.arms import PROTOCOLS
 from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder, read_json, versions, write_json
-from voxpair.evaluation.comparison import compare_protocols, rank_cases
+from voxpair.evaluation.masks.comparison import compare_protocols, rank_cases
 from voxpair.experiment import Materials, fit_arms
 from voxpair.plans import Plan
 from voxpair.stages import Scans, Session

@@ -14,8 +14,8 @@ from voxpair.arms import PROTOCOLS
 from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.settings import Settings
-from voxpair.evaluation.memorisation import AuditSettings
-from voxpair.evaluation.selection import SelectionSettings
+from voxpair.evaluation.audit.memorisation import AuditSettings
+from voxpair.evaluation.selection.selector import SelectionSettings
 from voxpair.generators.domain_randomisation.generator import DomainRandomisationSettings
 from voxpair.generators.joint_ldm.generator import JointLDMSettings
 from voxpair.generators.medgen3d.generator import MedGen3DSettings

@@ -22,7 +22,7 @@ from voxpair.arms import TEACHER, Arm, choose
 from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder, versions, write_json
-from voxpair.evaluation.comparison import compare_protocols
+from voxpair.evaluation.masks.comparison import compare_protocols
 from voxpair.experiment import Job, Materials, fit_arms, place, room_for
 from voxpair.plans import Plan
 from voxpair.stages import Session

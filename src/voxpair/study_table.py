@@ -66,7 +66,7 @@ def describe_arm(
     Args:
         counts: labelled and unlabelled training cases.
         folders: the evaluation folders of its seeds.
-        comparisons: of ``evaluation.comparison``; the first of this arm with another is the one shown.
+        comparisons: of ``evaluation.masks.comparison``; the first of this arm with another is the one shown.
     """
     summaries = [read_json(folder / "masks.json") for folder in folders]
     reference = next((c["b"] for c in comparisons if c["a"] == name), None)

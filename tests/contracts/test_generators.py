@@ -186,6 +186,15 @@ def test_weights_exchanged_after_saving_are_noticed(fitted, name, tmp_path):
         generator_class(name).load(tmp_path, device="cpu")
 
 
+def test_a_description_that_lacks_something_is_refused(fitted, name, tmp_path):
+    fitted.save(tmp_path)
+    content = json.loads((tmp_path / "generator.json").read_text())
+    del content["modality"]
+    (tmp_path / "generator.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"generator\.json was written by another version of voxpair"):
+        generator_class(name).load(tmp_path, device="cpu")
+
+
 class Kill(Silent):
     """Ends the fit after so many units of progress, as a pulled plug would."""
 

@@ -56,10 +56,10 @@ def test_the_fit_starts_from_the_encoder_handed_over_and_a_fresh_decoder(made, o
         settings = segmenter.settings.model_copy(update={"loop": still})
         start = Segmenter(settings, segmenter.label_table, segmenter.modality)
         start.fit(one_case, RunFolder(tmp_path / name), encoder=encoder)
-        states.append(start._network.state_dict())
+        states.append(start.network.state_dict())
     fresh, transferred = states
     backbone, weights = read_encoder(folder / "pretraining")
-    encoder = set(encoder_keys(backbone, segmenter._network))
+    encoder = set(encoder_keys(backbone, segmenter.network))
     for key in fresh:
         expected = weights[key] if key in encoder else fresh[key]
         assert torch.allclose(transferred[key], expected, rtol=0, atol=1e-20), key

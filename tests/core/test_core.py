@@ -22,6 +22,11 @@ def make_case(**changes):
     return Case(**(content | changes))
 
 
+def test_a_label_table_goes_through_json(tmp_path):
+    write_json(tmp_path / "table.json", CARDIAC8.to_json())
+    assert LabelTable.from_json(read_json(tmp_path / "table.json")) == CARDIAC8
+
+
 def test_spacing_is_read_from_a_rotated_affine():
     turn = np.array([[0, -2, 0, 5], [1.5, 0, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1.0]])
     assert make_case(affine=turn).spacing_mm == (1.5, 2.0, 3.0)

@@ -14,12 +14,16 @@ import pytest
 
 from voxpair.cohorts.cohort import CohortWriter
 from voxpair.core.labels import CARDIAC8
-from voxpair.evaluation import agreement, diversity, edges, lpips, measures, memorisation, quest, selection, statistics
-from voxpair.evaluation.disguises import DISGUISES
-from voxpair.evaluation.measures import Measure
-from voxpair.evaluation.pairs import Judges, evaluate_pairs
-from voxpair.evaluation.perceptual import ARCHITECTURES
-from voxpair.evaluation.ranges import KINDS
+from voxpair.evaluation import statistics
+from voxpair.evaluation.audit import memorisation
+from voxpair.evaluation.audit.disguises import DISGUISES
+from voxpair.evaluation.masks import agreement
+from voxpair.evaluation.pairs import diversity, edges, lpips, measures
+from voxpair.evaluation.pairs.evaluate import Judges, evaluate_pairs
+from voxpair.evaluation.pairs.measures import Measure
+from voxpair.evaluation.pairs.perceptual import ARCHITECTURES
+from voxpair.evaluation.selection import quest, selector
+from voxpair.evaluation.selection.ranges import KINDS
 from voxpair.phantom.heart_cohort import PhantomSettings, heart_cases
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,8 +146,8 @@ def test_every_column_and_key_of_masks_is_explained():
 
 def test_every_rule_and_key_of_selection_is_explained():
     text = part("`sample --select`")
-    assert list(table_rows(text))[: len(selection.RULE_NAMES)] == list(selection.RULE_NAMES)
-    rejected = selection.Judgement(("too small",), ("volume",), {})
+    assert list(table_rows(text))[: len(selector.RULE_NAMES)] == list(selector.RULE_NAMES)
+    rejected = selector.Judgement(("too small",), ("volume",), {})
     summary = quest.summary([rejected])
     assert_named([*summary, *summary["rejected"][0], *asdict(rejected)], text)
     assert_named([f"STRUCTURE_{kind}" for kind in KINDS], text)

@@ -8,7 +8,7 @@ import pytest
 from voxpair import stages
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.run import read_json
-from voxpair.evaluation.selection import SelectionSettings
+from voxpair.evaluation.selection.selector import SelectionSettings
 from voxpair.phantom.heart_cohort import PhantomSettings, heart_cases
 from voxpair.stages.selection import add_accepted
 

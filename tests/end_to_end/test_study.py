@@ -12,7 +12,7 @@ from voxpair.arms import ARMS, TEACHER, choose
 from voxpair.cli import main
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.run import read_json
-from voxpair.evaluation.comparison import compare_protocols
+from voxpair.evaluation.masks.comparison import compare_protocols
 from voxpair.presets import plan
 
 

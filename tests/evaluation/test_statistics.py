@@ -9,6 +9,7 @@ from voxpair.evaluation.statistics import (
     bootstrap_interval,
     compare,
     holm,
+    largest_unseen_share,
     paired_bootstrap,
     smallest_detectable_difference,
 )
@@ -67,6 +68,18 @@ def test_comparison_averages_seeds_before_it_looks_at_patients():
     assert result.sd_seeds_a == pytest.approx(np.std([0.75, 0.85], ddof=1))
     assert result.sd_seeds_b is None
     assert (result.seeds_a, result.seeds_b, result.patients) == (2, 1, 4)
+
+
+def test_rounding_is_no_difference():
+    result = compare(np.full((3, 8), 0.1), np.full((2, 8), 0.1))  # (0.1 + 0.1 + 0.1) / 3 > 0.1
+    assert np.mean([0.1] * 3) != 0.1
+    assert (result.difference, result.low, result.high, result.p_value) == (0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("patients", [1, 6, 40])
+def test_the_unseen_share_is_clopper_and_pearsons(patients):
+    exact = stats.binomtest(0, patients).proportion_ci(0.95, method="exact")
+    assert largest_unseen_share(patients) == pytest.approx(exact.high)
 
 
 def test_signed_rank_by_hand():

@@ -391,5 +391,5 @@ def test_a_file_without_vgg_is_refused(tmp_path):
     save_file({"features.0.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="no VGG-19"):
         perceptual_loss(tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="no weights file"):
         perceptual_loss(tmp_path / "missing.pth")

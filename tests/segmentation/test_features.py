@@ -54,7 +54,7 @@ def test_each_view_gives_a_finite_vector_of_its_own_the_same_every_time(made):
 
 def test_the_two_deepest_maps_come_from_the_encoder_alone(made):
     """With a decoder and a head of NaN the features stay the same."""
-    network, backbone = made._network, made.settings.backbone
+    network, backbone = made.network, made.settings.backbone
     image = torch.rand(1, 1, *made.settings.window, generator=torch.Generator().manual_seed(0))
     kept = {key: value.clone() for key, value in network.state_dict().items()}
     with torch.inference_mode():
@@ -72,11 +72,11 @@ def test_the_two_deepest_maps_come_from_the_encoder_alone(made):
 def test_the_deepest_map_of_a_unet_is_what_its_decoder_starts_from():
     made = segmenter("unet3d")
     seen = []
-    hook = made._network.upsamples[0].register_forward_hook(lambda module, inputs, output: seen.extend(inputs))
+    hook = made.network.upsamples[0].register_forward_hook(lambda module, inputs, output: seen.extend(inputs))
     image = torch.rand(1, 1, 16, 16, 16)
     with torch.inference_mode():
-        made._network(image)
-        finer, deepest = encoder_features(made._network, made.settings.backbone, image)
+        made.network(image)
+        finer, deepest = encoder_features(made.network, made.settings.backbone, image)
     hook.remove()
     assert torch.equal(seen[0], deepest) and torch.equal(seen[1], finer)
 
@@ -88,7 +88,7 @@ def test_a_grid_of_several_windows_is_encoded_window_by_window():
     filled = torch.nn.functional.pad(image, (0, 0, 0, 0, 0, 8))
     found = EncoderFeatures(made, "here")._maps(image)
     with torch.inference_mode():
-        parts = [encoder_features(made._network, made.settings.backbone, p[None, None]) for p in filled.split(16)]
+        parts = [encoder_features(made.network, made.settings.backbone, p[None, None]) for p in filled.split(16)]
     for features, shape, *expected in zip(found, [(6, 12, 8, 8), (8, 6, 4, 4)], *parts):
         assert tuple(features.shape) == shape
         assert torch.allclose(features, torch.cat([e[0] for e in expected], dim=1)[:, : shape[1]], atol=1e-6)

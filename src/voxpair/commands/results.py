@@ -69,7 +69,7 @@ def pairs(
     Without --segmenter one is fitted on the training cases of the real cohort, in OUTPUT/segmenter.
     """
     from voxpair import stages
-    from voxpair.evaluation.pairs import as_text
+    from voxpair.evaluation.pairs.evaluate import as_text
     from voxpair.presets import part
 
     if (network is None) != (weights is None):
@@ -101,7 +101,7 @@ def audit(
     """Which patients were copied: audit.json; exit code 1 if the audit misses copies that it planted to test itself."""
     from voxpair import stages
     from voxpair.core.settings import merge, override
-    from voxpair.evaluation.memorisation import AuditSettings
+    from voxpair.evaluation.audit.memorisation import AuditSettings
 
     settings = override(merge(AuditSettings(), read_config(config), source="--config"), assignments)
     if dry_run:

@@ -8,7 +8,8 @@ public labels can be used unchanged.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,15 @@ class LabelTable:
                 for i, (value, label) in enumerate(pairs)
             ),
         )
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> LabelTable:
+        """Read what :meth:`to_json` gave."""
+        return cls(content["name"], tuple(Structure(**structure) for structure in content["structures"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of the table, colours included, as JSON can hold it."""
+        return asdict(self)
 
     def to_mapping(self) -> dict[str, int]:
         """Return nnU-Net's ``labels`` entry, background first."""

@@ -4,7 +4,8 @@ Takes arrays of scores, gives numbers that JSON can hold: what cannot be known (
 from one patient) is None, never NaN. All randomness comes from the ``seed`` argument.
 
 Sources: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13 (percentile interval);
-Wilcoxon 1945; Holm 1979; Julious 2004, Stat. Med. 23:1921 (sample size of a paired comparison).
+Clopper & Pearson 1934 (share of which nothing was seen); Wilcoxon 1945; Holm 1979;
+Julious 2004, Stat. Med. 23:1921 (sample size of a paired comparison).
 
 Shapes: S seeds, P patients, N cases, K structures, R resamples.
 """
@@ -23,6 +24,7 @@ from voxpair.core.run import derive_seed
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+_DECIMALS = 12  # what lies below is rounding: the mean of three equal scores may differ from that of two
 _CHUNK = 1000  # resamples drawn at a time: bounds the memory at 8 kB x patients
 
 
@@ -121,6 +123,17 @@ def _resampled_means(totals: np.ndarray, resamples: int, generator: np.random.Ge
     return np.divide(per_structure.sum(axis=1), structures, out=np.full(resamples, np.nan), where=structures > 0)
 
 
+def largest_unseen_share(patients: int) -> float:
+    """Return the largest share of patients that may be otherwise though none of ``patients`` is.
+
+    The upper end of the exact 95 % interval of 0 in n: the p that gives (1 - p)^n = 2.5 %.
+
+    >>> [round(largest_unseen_share(n), 3) for n in (1, 5, 20, 100)]
+    [0.975, 0.522, 0.168, 0.036]
+    """
+    return 1 - ((1 - LEVEL) / 2) ** (1 / patients)
+
+
 def compare(a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
     """Compare two methods on the same patients.
 
@@ -139,7 +152,7 @@ def compare(a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, seed: i
     a, b = _finite(a, axes=2), _finite(b, axes=2)
     if a.shape[1] != b.shape[1]:
         raise InputError(f"a paired comparison needs the same patients in both, got {a.shape[1]} and {b.shape[1]}")
-    differences = a.mean(axis=0) - b.mean(axis=0)
+    differences = np.round(a.mean(axis=0) - b.mean(axis=0), _DECIMALS)
     interval = paired_bootstrap(differences, resamples, seed)
     return Comparison(
         mean_a=float(a.mean()),

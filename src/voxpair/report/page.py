@@ -17,13 +17,13 @@ Takes a run folder. Every file is optional; where one is absent the page says so
     generator/autoencoder/reconstruction.json dice {structure: Dice after encoding and decoding}, cases
     pretraining/metrics.jsonl
     segmenters/<protocol>/metrics.jsonl
-    evaluation/<protocol>/masks.csv           as ``evaluation.agreement`` writes them; protocols baseline,
+    evaluation/<protocol>/masks.csv           as ``evaluation.masks.agreement`` writes them; protocols baseline,
     evaluation/<protocol>/masks.json          medical_diffusion, ours come first, others follow by name
     evaluation/<protocol>/<seed>/masks.json   further seeds: counted here, used by the comparison
-    evaluation/comparison.json                as ``evaluation.comparison`` writes it; the first comparison over all
-                                              structures is the verdict
+    evaluation/comparison.json                as ``evaluation.masks.comparison`` writes it; the first comparison over
+                                              all structures is the verdict
     pairs/pairs.json                          extractor {name, digest}, cohorts {synthetic {cases}, real {cases}},
-                                              warnings [text], measures [``evaluation.measures.Measure`` as a mapping]
+                                              warnings [text], measures [``pairs.measures.Measure`` as a mapping]
     pairs/curves.json                         histograms {structure: {edges, real, synthetic}}, unit,
                                               noise_power {structure: {frequency_per_mm, real, synthetic}}
     audit/audit.json                          copies [{case, nearest, patient, score, threshold, detector}],

@@ -14,7 +14,7 @@ synthetic cases is at home with their faults.
 
 What it sees is anatomy, and little else: a segmenter learns to ignore noise and contrast, and the U-Nets normalise
 every channel over the volume, so that 100 HU more everywhere hardly change the features. Grey values, noise and
-sharpness are therefore measured on the images themselves (``evaluation.texture``).
+sharpness are therefore measured on the images themselves (``evaluation.pairs.texture``).
 
 Shapes: B batch, C channels, X Y Z axes of a feature map, D = 2 (C + C') of the two maps.
 """
@@ -73,7 +73,7 @@ class EncoderFeatures:
         Windows side by side and not overlapping, so that every voxel of a map is computed once; what they reach
         beyond the grid is filled with zeros and cut off again.
         """
-        network, settings = self._segmenter._network, self._segmenter.settings
+        network, settings = self._segmenter.network, self._segmenter.settings
         window = settings.window
         whole = [math.ceil(side / step) * step for side, step in zip(image.shape, window)]
         padding = [(0, after - side) for side, after in zip(image.shape, whole)]

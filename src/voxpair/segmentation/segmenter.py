@@ -38,7 +38,7 @@ from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
 from voxpair.cohorts.splits import check_no_overlap
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.core.labels import LabelTable, Structure
+from voxpair.core.labels import LabelTable
 from voxpair.core.run import Progress, RunFolder, derive_seed, make_folder, read_json, write_json
 from voxpair.core.settings import Settings
 from voxpair.networks.backbones import BackboneSettings, Patch, build, check_patch, load_encoder, read_encoder
@@ -166,15 +166,25 @@ class Segmenter:
         self._set(task.network)
         return result
 
+    @property
+    def network(self) -> nn.Module:
+        """The network with its weights, for inference.
+
+        Raises:
+            InputError: there are no weights yet.
+        """
+        if self._network is None:
+            raise InputError("this segmenter has no weights yet: fit it, or load one with Segmenter.load")
+        return self._network
+
     def probabilities(self, case: Case) -> tuple[np.ndarray, Geometry]:
         """Return class probabilities (K, X, Y, Z), float32, on the networks' grid, and the way back from there.
 
         Axes that are cropped in training are kept whole here.
         """
-        if self._network is None:
-            raise InputError("this segmenter has no weights yet: fit it, or load one with Segmenter.load")
+        network = self.network
         prepared = self.preprocessor.forward(replace(case, labels=None), crop=False)
-        probabilities = window_probabilities(self._network, torch.from_numpy(prepared.image), self.settings)
+        probabilities = window_probabilities(network, torch.from_numpy(prepared.image), self.settings)
         return probabilities.cpu().numpy(), prepared.geometry
 
     def predict(self, case: Case) -> Case:
@@ -190,16 +200,12 @@ class Segmenter:
 
     def save(self, folder: Path) -> None:
         """Write ``segmenter.safetensors`` and ``segmenter.json``."""
-        if self._network is None:
-            raise InputError(f"cannot save to {folder}: this segmenter has no weights yet; fit it first")
+        network = self.network
         make_folder(folder)
-        weights_sha256 = save_weights(folder / "segmenter.safetensors", self._network)
+        weights_sha256 = save_weights(folder / "segmenter.safetensors", network)
         content = {
             "settings": self.settings.model_dump(mode="json"),
-            "label_table": {
-                "name": self.label_table.name,
-                "structures": [vars(structure) for structure in self.label_table.structures],
-            },
+            "label_table": self.label_table.to_json(),
             "modality": self.modality,
             "weights_sha256": weights_sha256,
         }
@@ -218,8 +224,7 @@ class Segmenter:
         content = read_json(path)
         try:
             settings = SegmenterSettings.model_validate(content["settings"])
-            structures = tuple(Structure(**entry) for entry in content["label_table"]["structures"])
-            segmenter = cls(settings, LabelTable(content["label_table"]["name"], structures), content["modality"])
+            segmenter = cls(settings, LabelTable.from_json(content["label_table"]), content["modality"])
             expected = content["weights_sha256"]
         except (KeyError, TypeError, ValidationError) as error:
             raise InputError(f"{path} was written by another version of voxpair, or changed: {error}") from None
@@ -242,7 +247,7 @@ class Segmenter:
         for what, wanted, found in zip(("backbone", "labels", "modality"), mine, its):
             if wanted != found:
                 raise InputError(f"{folder} cannot be the start of this fit: its {what} is {found}, here {wanted}")
-        network.load_state_dict(other._network.state_dict())
+        network.load_state_dict(other.network.state_dict())
 
     def _set(self, network: nn.Module) -> None:
         self._network = network.eval()

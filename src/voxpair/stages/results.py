@@ -13,9 +13,9 @@ from voxpair.stages.claims import Session, claim, finish, finished, opened, reso
 from voxpair.stages.segmentation import segment_fit
 
 if TYPE_CHECKING:
-    from voxpair.evaluation.agreement import Summary
-    from voxpair.evaluation.measures import Measure
-    from voxpair.evaluation.memorisation import Audit, AuditSettings
+    from voxpair.evaluation.audit.memorisation import Audit, AuditSettings
+    from voxpair.evaluation.masks.agreement import Summary
+    from voxpair.evaluation.pairs.measures import Measure
     from voxpair.segmentation.segmenter import Segmenter, SegmenterSettings
 
 
@@ -26,7 +26,7 @@ def evaluate_masks(
 
     Of a reference that is split, only the cases of the splits that the predictions come from are expected.
     """
-    from voxpair.evaluation.agreement import evaluate_masks as evaluate
+    from voxpair.evaluation.masks.agreement import evaluate_masks as evaluate
 
     predicted, reference = opened(predictions), opened(reference).labelled()
     wanted = {record.split for record in predicted.records}
@@ -55,10 +55,10 @@ def evaluate_pairs(
     Raises:
         InputError: the segmenter has seen synthetic cases; the file does not hold that network.
     """
-    from voxpair.evaluation.measures import read_measures
-    from voxpair.evaluation.pairs import Judges
-    from voxpair.evaluation.pairs import evaluate_pairs as evaluate
-    from voxpair.evaluation.perceptual import read_network
+    from voxpair.evaluation.pairs.evaluate import Judges
+    from voxpair.evaluation.pairs.evaluate import evaluate_pairs as evaluate
+    from voxpair.evaluation.pairs.measures import read_measures
+    from voxpair.evaluation.pairs.perceptual import read_network
     from voxpair.segmentation.features import EncoderFeatures
 
     made, there = opened(synthetic), opened(real)
@@ -101,8 +101,8 @@ def audit(
     Raises:
         InputError: no held-out cases, too few of them, or patients on both sides.
     """
-    from voxpair.evaluation.memorisation import AuditSettings, read_audit
-    from voxpair.evaluation.memorisation import audit as examine
+    from voxpair.evaluation.audit.memorisation import AuditSettings, read_audit
+    from voxpair.evaluation.audit.memorisation import audit as examine
 
     settings = settings or AuditSettings()
     made, real = opened(synthetic), opened(training)

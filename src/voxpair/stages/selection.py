@@ -21,12 +21,12 @@ from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
 from voxpair.core.run import RunFolder, read_json, read_log, write_json, write_text
-from voxpair.evaluation.selection import RULE_NAMES, SelectionSettings
+from voxpair.evaluation.selection.selector import RULE_NAMES, SelectionSettings
 from voxpair.stages.claims import Session, opened, resolve_device, stage_facts
 from voxpair.stages.results import real_only_segmenter, seen_and_held_out
 
 if TYPE_CHECKING:
-    from voxpair.evaluation.selection import Judgement
+    from voxpair.evaluation.selection.selector import Judgement
     from voxpair.segmentation.segmenter import Segmenter
 
 PICTURES = 4
@@ -70,7 +70,7 @@ def make_selection(
     Raises:
         InputError: the generator's cohort is no longer there or has changed; an unknown rule.
     """
-    from voxpair.evaluation.copy_detector import DetectorSettings
+    from voxpair.evaluation.audit.copy_detector import DetectorSettings
 
     facts = stage_facts(run, "generator")
     if real is None:
@@ -93,8 +93,8 @@ def add_accepted(
     writer: CohortWriter, draw: Callable[[int], Case], count: int, selection: Selection, session: Session
 ) -> None:
     """Draw case after case and add those that are accepted to ``writer``, until it holds ``count``."""
-    from voxpair.evaluation.quest import draw_until, summary
-    from voxpair.evaluation.selection import Judgement
+    from voxpair.evaluation.selection.quest import draw_until, summary
+    from voxpair.evaluation.selection.selector import Judgement
 
     judge = _judge(selection, writer.folder / "copy_detector", session)
     path = writer.folder / "judgements.jsonl"
@@ -123,8 +123,8 @@ def add_accepted(
 
 def _judge(selection: Selection, detector_folder: Path, session: Session) -> Callable[[Case], Judgement]:
     """Learn the rules from the real training cases; return what judges a synthetic case."""
-    from voxpair.evaluation.copy_detector import CopyDetector, DetectorSettings
-    from voxpair.evaluation.selection import Match, Selector, mean_dice
+    from voxpair.evaluation.audit.copy_detector import CopyDetector, DetectorSettings
+    from voxpair.evaluation.selection.selector import Match, Selector, mean_dice
 
     real = opened(selection.real)
     training = real.split("train").labelled()

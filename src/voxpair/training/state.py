@@ -1,5 +1,7 @@
 """State of a fit: what a checkpoint holds, how it is written and read, and the running average of weights.
 
+Weights of others, which may be pickles, are read by :func:`read_state_dict` alone.
+
 A checkpoint is two files with one stem: ``NAME.safetensors`` (every tensor, under dotted names) and
 ``NAME.json`` (everything else, with the digest of the tensor file). No pickle. The tensor file carries the
 update in its name and the JSON is renamed into place last, so a kill at any moment leaves the previous
@@ -13,11 +15,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -102,6 +106,27 @@ def load_weights(path: Path, module: nn.Module) -> None:
             "It was written with other settings."
         )
     module.load_state_dict(found)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a network of others, saved as safetensors or by torch; code in the file is never run.
+
+    Raises:
+        InputError: there is no such file; it cannot be read without running code; it holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}; nothing is ever downloaded: get it and name where it lies")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is no state dict that can be read without running its code: {first_line}") from None
+    found = found.get("state_dict", found) if isinstance(found, Mapping) else found
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise InputError(f"{path} holds {type(found).__name__}; expected a state dict: names and their tensors")
+    return dict(found)
 
 
 def sha256(path: Path) -> str:

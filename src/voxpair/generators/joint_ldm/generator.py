@@ -17,7 +17,6 @@ Source: Ikuta et al. 2024 and Hu et al. 2024, section 3.2 (see the modules for w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -31,10 +30,11 @@ from voxpair.cohorts.geometry import Geometry
 from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError, RunError
-from voxpair.core.labels import LabelTable, Structure
+from voxpair.core.labels import LabelTable
 from voxpair.core.run import RunFolder, derive_seed, make_folder, read_json, write_json
 from voxpair.core.settings import Settings, digest
 from voxpair.diffusion.sampler import check_sampler, guide, sample
+from voxpair.generators.description import Description
 from voxpair.generators.fitting import claim_step, name_weights
 from voxpair.generators.joint_ldm.autoencoder import AutoencoderSettings, JointAutoencoder
 from voxpair.generators.joint_ldm.cleanup import remove_specks
@@ -48,6 +48,8 @@ from voxpair.training.state import load_weights, save_weights
 
 if TYPE_CHECKING:
     from voxpair.cohorts.cohort import Cohort
+
+NAME = "joint_ldm"
 
 
 class SamplingSettings(Settings):
@@ -134,7 +136,7 @@ class JointLDM:
         """
         steps = self.steps if steps is None else steps
         if unknown := set(steps) - set(self.steps):
-            raise InputError(f"no step {sorted(unknown)[0]!r} in fitting joint_ldm; it has {', '.join(self.steps)}")
+            raise InputError(f"no step {sorted(unknown)[0]!r} in fitting {NAME}; it has {', '.join(self.steps)}")
         training = cohort.split("train")
         validation = cohort.split("val") if "val" in cohort.split_counts else training
         prepared, held_out = (
@@ -174,18 +176,8 @@ class JointLDM:
         folder = make_folder(Path(folder))
         save_weights(folder / "autoencoder.safetensors", self._autoencoder)
         save_weights(folder / "denoiser.safetensors", self._denoiser)
-        table = {"name": self.label_table.name, "structures": [asdict(s) for s in self.label_table.structures]}
-        write_json(
-            folder / "generator.json",
-            {
-                "generator": "joint_ldm",
-                "digest": self.digest,
-                "modality": self.modality,
-                "label_table": table,
-                "settings": self.settings.model_dump(mode="json"),
-                "facts": facts.to_json(),
-            },
-        )
+        settings = self.settings.model_dump(mode="json")
+        Description(NAME, self.digest, self.modality, self.label_table, settings, facts.to_json()).write(folder)
 
     @classmethod
     def load(cls, folder: Path, *, device: str) -> JointLDM:
@@ -195,20 +187,15 @@ class JointLDM:
             InputError: the folder holds no generator of this kind, or its files do not belong together.
         """
         folder = Path(folder)
-        content = read_json(folder / "generator.json")
-        if content.get("generator") != "joint_ldm":
-            raise InputError(f"{folder} holds a generator of kind {content.get('generator')!r}, not 'joint_ldm'")
-        table = content["label_table"]
-        label_table = LabelTable(table["name"], tuple(Structure(**structure) for structure in table["structures"]))
-        model = cls(JointLDMSettings.model_validate(content["settings"]), label_table, content["modality"])
-        facts = Facts.from_json(content["facts"])
-        autoencoder = make_autoencoder(model.settings.autoencoder, label_table)
+        saved = Description.read(folder, NAME)
+        model = cls(JointLDMSettings.model_validate(saved.settings), saved.label_table, saved.modality)
+        facts = Facts.from_json(saved.facts)
+        autoencoder = make_autoencoder(model.settings.autoencoder, saved.label_table)
         denoiser = model._make_denoiser(facts.conditions)
         load_weights(folder / "autoencoder.safetensors", autoencoder)
         load_weights(folder / "denoiser.safetensors", denoiser)
         model._finish(autoencoder.to(device), denoiser.to(device), facts)
-        if model.digest != content["digest"]:
-            raise InputError(f"the weights in {folder} are not those that generator.json was written with")
+        saved.check(model.digest, folder)
         return model
 
     def _fit_autoencoder(
@@ -329,7 +316,7 @@ class JointLDM:
             source="synthetic",
             attributes={key: value for key, value in condition.items() if not key.startswith(VOLUME)},
             provenance={
-                "generator": "joint_ldm",
+                "generator": NAME,
                 "weights": self.digest,
                 "seed": seed,
                 "index": index,

@@ -33,9 +33,10 @@ from voxpair.cohorts.geometry import Geometry, Shape
 from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError, RunError
-from voxpair.core.labels import LabelTable, Structure
-from voxpair.core.run import RunFolder, derive_seed, make_folder, read_json, write_json
+from voxpair.core.labels import LabelTable
+from voxpair.core.run import RunFolder, derive_seed, make_folder
 from voxpair.core.settings import Settings, digest
+from voxpair.generators.description import Description
 from voxpair.generators.fitting import Origin, claim_step, name_weights
 from voxpair.generators.medgen3d.image_sequence import ImageSequenceSettings, fit_image_sequence, make_image_sequence
 from voxpair.generators.medgen3d.mask_sequence import (
@@ -50,6 +51,7 @@ from voxpair.training.state import load_weights, save_weights
 if TYPE_CHECKING:
     from voxpair.cohorts.cohort import Cohort
 
+NAME = "medgen3d"
 DEPTH = "depth"
 """The one condition: number of slices, over the same extent."""
 
@@ -126,7 +128,7 @@ class MedGen3D:
         """
         steps = self.steps if steps is None else steps
         if unknown := set(steps) - set(self.steps):
-            raise InputError(f"no step {sorted(unknown)[0]!r} in fitting medgen3d; it has {', '.join(self.steps)}")
+            raise InputError(f"no step {sorted(unknown)[0]!r} in fitting {NAME}; it has {', '.join(self.steps)}")
         training = cohort.split("train")
         prepared = PreparedCohort.build(training, self.preprocessor, run.cache, run.progress)
         data = [training.digest(), self.preprocessor.digest(), run.seed]
@@ -163,18 +165,8 @@ class MedGen3D:
         folder = make_folder(Path(folder))
         for step in self.steps:
             save_weights(folder / f"{step}.safetensors", self._networks[step])
-        table = {"name": self.label_table.name, "structures": [asdict(s) for s in self.label_table.structures]}
-        write_json(
-            folder / "generator.json",
-            {
-                "generator": "medgen3d",
-                "digest": self.digest,
-                "modality": self.modality,
-                "label_table": table,
-                "settings": self.settings.model_dump(mode="json"),
-                "facts": asdict(origin),
-            },
-        )
+        settings = self.settings.model_dump(mode="json")
+        Description(NAME, self.digest, self.modality, self.label_table, settings, asdict(origin)).write(folder)
 
     @classmethod
     def load(cls, folder: Path, *, device: str) -> MedGen3D:
@@ -184,17 +176,12 @@ class MedGen3D:
             InputError: the folder holds no generator of this kind, or its files do not belong together.
         """
         folder = Path(folder)
-        content = read_json(folder / "generator.json")
-        if content.get("generator") != "medgen3d":
-            raise InputError(f"{folder} holds a generator of kind {content.get('generator')!r}, not 'medgen3d'")
-        table = content["label_table"]
-        label_table = LabelTable(table["name"], tuple(Structure(**structure) for structure in table["structures"]))
-        model = cls(MedGen3DSettings.model_validate(content["settings"]), label_table, content["modality"])
+        saved = Description.read(folder, NAME)
+        model = cls(MedGen3DSettings.model_validate(saved.settings), saved.label_table, saved.modality)
         for step in cls.steps:
             model._load_step(step, folder / f"{step}.safetensors", device)
-        model._finish(Origin.from_json(content["facts"]))
-        if model.digest != content["digest"]:
-            raise InputError(f"the weights in {folder} are not those that generator.json was written with")
+        model._finish(Origin.from_json(saved.facts))
+        saved.check(model.digest, folder)
         return model
 
     def _fit_step(self, step: str, training: PreparedCohort, run: RunFolder, data: list[Any], allowed: bool) -> None:
@@ -229,7 +216,7 @@ class MedGen3D:
 
     def _depth(self, condition: Mapping[str, Any]) -> int:
         if unknown := set(condition) - {DEPTH}:
-            raise InputError(f"no condition {sorted(unknown)[0]!r} for medgen3d; known are {DEPTH}")
+            raise InputError(f"no condition {sorted(unknown)[0]!r} for {NAME}; known are {DEPTH}")
         asked = condition.get(DEPTH, self.settings.preprocess.grid[2])
         try:
             return int(str(asked))
@@ -256,7 +243,7 @@ class MedGen3D:
             patient=name,
             source="synthetic",
             provenance={
-                "generator": "medgen3d",
+                "generator": NAME,
                 "weights": self.digest,
                 "seed": seed,
                 "index": index,

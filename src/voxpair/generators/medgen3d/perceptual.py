@@ -13,17 +13,15 @@ Shapes: B slices, X Y slice axes.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from voxpair.core.errors import InputError
+from voxpair.training.state import read_state_dict
 
 LAYOUT = (64, 64, "pool", 128, 128, "pool", *[256] * 4, "pool", *[512] * 4, "pool", 512)
 TAPS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}  # index of the ReLU -> weight
@@ -41,7 +39,7 @@ def perceptual_loss(weights: Path) -> Loss:
         InputError: the file cannot be read or is not that of a VGG-19.
     """
     network = vgg_features()
-    state = {name.removeprefix("features."): value for name, value in _read(weights).items()}
+    state = {name.removeprefix("features."): value for name, value in read_state_dict(weights).items()}
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     wrong = [name for name, shape in wanted.items() if name not in state or tuple(state[name].shape) != shape]
     if wrong:
@@ -90,12 +88,3 @@ def _tapped(network: nn.Sequential, images: Tensor) -> list[Tensor]:
         if index in TAPS:
             tapped.append(features)
     return tapped
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"cannot read the weights {path}: {error}") from None
