@@ -10,7 +10,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 def test_examples_run_in_order(tmp_path):
     scripts = sorted(EXAMPLES.glob("[1-9]_*.py"))
-    assert len(scripts) == 8
+    assert len(scripts) == 9
     for script in scripts:
         result = subprocess.run(
             [sys.executable, script, tmp_path],

@@ -37,6 +37,9 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, small_scans):
         if words[0] == "audit":  # four held-out scans of 16 voxels prove nothing; here the verb has to run
             for setting in ("detector.smallest_reference=2", "detector.embedding.loop.updates=3", "control_share=0.01"):
                 words += ["--set", setting]
+        if words[0] == "study":  # as many labels as there are small scans
+            words[words.index("--labelled") + 1] = "2"
+            words += ["--seeds", "1", "--workers", "1"]
         words = [
             "3" if word.isdigit() and before in ("-n", "--count") else word for before, word in zip(["", *words], words)
         ]

@@ -46,9 +46,10 @@ from voxpair.cohorts.geometry import Geometry
 from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.core.labels import LabelTable, Structure
-from voxpair.core.run import Progress, RunFolder, derive_seed, make_folder, read_json, write_json
+from voxpair.core.labels import LabelTable
+from voxpair.core.run import Progress, RunFolder, derive_seed, make_folder
 from voxpair.core.settings import Settings, digest
+from voxpair.generators.description import Description
 from voxpair.generators.domain_randomisation.label_maps import LabelMaps, classes_to_paint
 from voxpair.generators.fitting import Origin, claim_step, name_weights
 from voxpair.training.state import load_weights, save_weights
@@ -199,19 +200,8 @@ class DomainRandomisation:
         kept, origin = self._fitted()
         folder = make_folder(Path(folder))
         save_weights(folder / "label_maps.safetensors", kept)
-        table = {"name": self.label_table.name, "structures": [asdict(s) for s in self.label_table.structures]}
-        write_json(
-            folder / "generator.json",
-            {
-                "generator": NAME,
-                "digest": self.digest,
-                "modality": self.modality,
-                "label_table": table,
-                "settings": self.settings.model_dump(mode="json"),
-                "facts": asdict(origin),
-                "label_maps": len(kept.maps),
-            },
-        )
+        settings, facts = self.settings.model_dump(mode="json"), {"label_maps": len(kept.maps), **asdict(origin)}
+        Description(NAME, self.digest, self.modality, self.label_table, settings, facts).write(folder)
 
     @classmethod
     def load(cls, folder: Path, *, device: str) -> DomainRandomisation:
@@ -221,17 +211,13 @@ class DomainRandomisation:
             InputError: the folder holds no generator of this kind, or its files do not belong together.
         """
         folder = Path(folder)
-        content = read_json(folder / "generator.json")
-        if content.get("generator") != NAME:
-            raise InputError(f"{folder} holds a generator of kind {content.get('generator')!r}, not {NAME!r}")
-        table = content["label_table"]
-        label_table = LabelTable(table["name"], tuple(Structure(**structure) for structure in table["structures"]))
-        model = cls(DomainRandomisationSettings.model_validate(content["settings"]), label_table, content["modality"])
-        kept = model._make(content["label_maps"])
+        saved = Description.read(folder, NAME)
+        model = cls(DomainRandomisationSettings.model_validate(saved.settings), saved.label_table, saved.modality)
+        origin = dict(saved.facts)
+        kept = model._make(origin.pop("label_maps"))
         load_weights(folder / "label_maps.safetensors", kept)
-        model._finish(kept, Origin.from_json(content["facts"]))
-        if model.digest != content["digest"]:
-            raise InputError(f"the weights in {folder} are not those that generator.json was written with")
+        model._finish(kept, Origin.from_json(origin))
+        saved.check(model.digest, folder)
         return model
 
     def _labelled(self, prepared: PreparedCohort, progress: Progress) -> list[PreparedCase]:
