@@ -57,7 +57,7 @@ def run_study(
     seeds: int = 3,
     sweep: Sweep = Sweep(),
     target: Path | Cohort | None = None,
-    workers: int | None = None,
+    workers: int | None = 1,
 ) -> Path:
     """Do the study, or go on with it, and return the path of its report.
 
@@ -66,7 +66,8 @@ def run_study(
         arms: names in ``arms.ARMS``; what they require is fitted, judged and shown too.
         seeds: segmenters per arm; a larger number later adds to what is there.
         target: the cohort of the arms e3_1 to e3_4.
-        workers: segmenters side by side; None takes as many as there is room for.
+        workers: segmenters side by side, each in a process of its own; None takes as many as there is room for. A
+            script that asks for more than one must not compute on import (``if __name__ == "__main__":``).
 
     Raises:
         InputError: an unknown arm or network, too few cases, patients who would both teach and test.
