@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from voxpair import previews, stages
 from voxpair.arms import TEACHER, Arm, choose
@@ -94,7 +95,12 @@ def run_study(
             write_tables(output, plan, [row for part in rows.values() for row in part])
 
         fit_arms(materials, chosen, seeds, session, workers=workers, finished=tabulate)
-        _finish(materials, chosen, session, output)
+        _finish(materials, chosen, session)
+        if materials.folder != output:
+            stages.write_report(materials.folder)
+    if len(experiments) > 1:
+        overview = _summary(whole, chosen, plan, session, title=output.name)
+        write_json(output / "summary.json", {**overview, "experiments": [m.folder.name for m in experiments]})
     return stages.write_report(output)
 
 
@@ -154,29 +160,29 @@ def comparisons_of(arms: Mapping[str, Arm], names: Sequence[str] | Mapping[str, 
     return pairs
 
 
-def _finish(materials: Materials, arms: Mapping[str, Arm], session: Session, output: Path) -> None:
+def _finish(materials: Materials, arms: Mapping[str, Arm], session: Session) -> None:
     """Leave behind what the page of one experiment shows."""
     cohort, folder, plan = materials.cohort, materials.folder, materials.plan
+    facts = _summary(cohort, arms, plan, session, title=folder.name)
+    facts["held_out"] = materials.judged(next(iter(arms.values())))[1]
     previews.write_pairs(folder / "previews/real.npz", cohort.split("train").labelled())
-    synthetic = 0
     if any(arm.made == "synthetic" or arm.pretrained for arm in arms.values()):
         pairs = materials.synthetic(replace(session, cache=folder / "prepared"))
         previews.write_pairs(folder / "previews/synthetic.npz", pairs)
-        synthetic = len(pairs)
-    facts = {
-        "title": folder.name,
-        "about": f"{plan.about}; {_counts(cohort)}",
+        facts["synthetic"] = len(pairs)
+    write_json(folder / "summary.json", facts)
+
+
+def _summary(cohort: Cohort, arms: Mapping[str, Arm], plan: Plan, session: Session, *, title: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "about": "; ".join(filter(None, (plan.about, _counts(cohort)))),
         "seed": session.seed,
         "versions": versions(),
-        "held_out": materials.judged(next(iter(arms.values())))[1],
-        "synthetic": synthetic,
         "protocols": {name: arm.about for name, arm in arms.items()},
         "settings": plan.model_dump(mode="json"),
         "cohort": previews.describe(cohort),
     }
-    write_json(folder / "summary.json", facts)
-    if folder != output:
-        stages.write_report(folder)
 
 
 def _counts(cohort: Cohort) -> str:

@@ -18,9 +18,15 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-PROTOCOL_COLOURS = {"baseline": "#8b929c", "medical_diffusion": "#d9892b", "ours": "#3b82d6"}
+PROTOCOL_COLOURS = {
+    "baseline": "#8b929c",
+    "baseline_equal_updates": "#4d535c",
+    "medical_diffusion": "#d9892b",
+    "ours": "#3b82d6",
+    "ours_real_last": "#1d4f91",
+}
 REAL_COLOUR, SYNTHETIC_COLOUR = "#8b929c", "#3b82d6"
-_OTHER_COLOURS = ("#2a9d77", "#a45bb8", "#c8553d")
+_OTHER_COLOURS = ("#3b82d6", "#2a9d77", "#a45bb8", "#c8553d", "#b59b1f", "#d16ba5", "#5b7083")
 _PANELS_PER_ROW = 4
 _BINS = 24
 
@@ -245,7 +251,7 @@ def _panel_legend(figure: Figure, grid: Sequence[Axes]) -> None:
 
 
 def _colour(name: str, index: int) -> str:
-    return PROTOCOL_COLOURS.get(name) or (PROTOCOL_COLOURS["ours"], *_OTHER_COLOURS)[index % 4]
+    return PROTOCOL_COLOURS.get(name) or _OTHER_COLOURS[index % len(_OTHER_COLOURS)]
 
 
 def _words(name: str) -> str:

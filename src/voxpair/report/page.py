@@ -10,7 +10,8 @@ Takes a run folder. Every file is optional; where one is absent the page says so
                                               cohort {cases, labelled, patients, splits {name: cases}, modality,
                                                       label_table {structure: [value, "#rrggbb"]},
                                                       sizes and spacings (text with units),
-                                                      attributes {name: {value: cases}}, notes [text]}
+                                                      attributes {name: {value: cases}}, notes [text]},
+                                              experiments [folder] where a study's lie in folders of their own
     settings.yaml                             shown as it is; else the settings in summary.json
     timings.json                              {stage: seconds}, in order
     generator/<step>/metrics.jsonl            one record per line: update, loss, and score where it was validated

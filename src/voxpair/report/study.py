@@ -53,7 +53,7 @@ def drawing(rows: Rows) -> charts.Drawing | None:
     means = [row for row in rows if row["structure"] is None and row["dice"] is not None]
     if len({row["labelled"] for row in means}) < 2:
         return None
-    several = len({row["unlabelled"] for row in means}) > 1
+    several = len({_counts(row) for row in means}) > len({row["labelled"] for row in means})
     series: dict[str, list[tuple[float, float]]] = {}
     for row in means:
         name = f"{row['arm']}, {row['unlabelled']} unlabelled" if several else row["arm"]
