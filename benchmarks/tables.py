@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from voxpair.study_table import Row, as_markdown
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 NAMES = {"baseline": "Baseline", "medical_diffusion": "Medical Diffusion", "ours": "Ours"}
@@ -40,6 +42,7 @@ def page() -> str:
         for path in sorted((HERE / folder).glob("*.json")):
             if "protocols" in json.loads(path.read_text(encoding="utf-8")):
                 parts.append(protocols(title, path))
+    parts += [study(path) for path in sorted((HERE / "study").glob("*.json"))]
     costs = [cost(path) for path in sorted((HERE / "speed").glob("*.json")) if path.stem != "profile"]
     if costs:
         parts.append("## What whole commands cost\n\n" + "\n".join(costs) + "\n")
@@ -79,6 +82,24 @@ def protocols(title: str, path: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def study(path: Path) -> str:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows = [Row(**row) for row in content["rows"]]
+    table = as_markdown(rows).replace("### ", "")
+    loops = [f"{name} {loop['updates']}" for name, loop in _loops(content["settings"])]
+    return (
+        f"## Study: {path.stem}\n\n`benchmarks/{path.parent.name}/{path.name}`; generator {content['generator']}; "
+        f"updates: {', '.join(loops)}.\n\n{table}"
+    )
+
+
+def _loops(settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    generator = settings["generator"]
+    found = [(name, generator[name]) for name in ("autoencoder", "diffusion") if name in generator]
+    found += [("pretraining", settings["pretraining"]), ("segmenter", settings["segmentation"])]
+    return [(name, part["loop"]) for name, part in found]
 
 
 def cost(path: Path) -> str:
