@@ -11,6 +11,7 @@ An arm is data. :mod:`voxpair.study` fits it; ``voxpair run`` fits the papers' t
     medical_diffusion       yes   none             pretraining             equal    Ikuta et al. 2024, Table 1
     ours                    yes   synthetic        pretraining  mixed      equal    the same
     ours_real_last          yes   synthetic        pretraining  real       equal    the same, with E2-5's last part
+    ours_self_training      yes   both kinds       pretraining  real       equal    ours: synthetic and pseudo-labelled
     e2_1                    yes   none             chance                  equal    Han et al. 2023, Tables 2 and 3
     e2_2                    no    synthetic        chance       mixed      equal    the same
     e2_3                    yes   synthetic        chance       mixed      equal    the same
@@ -20,7 +21,7 @@ An arm is data. :mod:`voxpair.study` fits it; ``voxpair run`` fits the papers' t
     e3_2, e3_3, e3_4        target's alone         e2_1, e2_4, e2_5        equal    the same
 
 Baseline sees as many epochs of the real cases as Ours, and so fewer updates: the papers compare like this. The
-unlabelled training cases of self_training are labelled by baseline_equal_updates of the same seed.
+unlabelled training cases of the two self_training arms are labelled by baseline_equal_updates of the same seed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Arm:
 
     Args:
         about: in words, for tables.
-        made: which made cases it sees beside the real ones.
+        made: kinds of made cases that it sees beside the real ones.
         real: whether it sees real cases before the last part.
         last_part_real: whether the last part of the updates (``mix.real_only_last``) sees real cases alone.
         pretrained: whether it begins from the pretrained encoder.
@@ -62,7 +63,7 @@ class Arm:
     """
 
     about: str
-    made: Made | None = None
+    made: tuple[Made, ...] = ()
     real: bool = True
     last_part_real: bool = False
     pretrained: bool = False
@@ -125,22 +126,32 @@ ARMS: dict[str, Arm] = {
     "baseline_equal_updates": Arm("real cases alone"),
     "strong_augmentation": Arm("real cases alone, strongly augmented", changes=_STRONG),
     "self_training": Arm(
-        "real and pseudo-labelled cases, then real ones", made="pseudo_labelled", teacher=TEACHER, last_part_real=True
+        "real and pseudo-labelled cases, then real ones",
+        made=("pseudo_labelled",),
+        teacher=TEACHER,
+        last_part_real=True,
     ),
-    "domain_randomisation": Arm("real and randomised cases, then real ones", made="randomised", last_part_real=True),
+    "domain_randomisation": Arm("real and randomised cases, then real ones", made=("randomised",), last_part_real=True),
     "medical_diffusion": Arm("pretrained encoder, then real cases alone", pretrained=True),
-    "ours": Arm("pretrained encoder, real and synthetic cases to the end", made="synthetic", pretrained=True),
+    "ours": Arm("pretrained encoder, real and synthetic cases to the end", made=("synthetic",), pretrained=True),
     "ours_real_last": Arm(
         "pretrained encoder, real and synthetic cases, then real ones",
-        made="synthetic",
+        made=("synthetic",),
         pretrained=True,
         last_part_real=True,
     ),
+    "ours_self_training": Arm(
+        "pretrained encoder, real, synthetic and pseudo-labelled cases, then real ones",
+        made=("synthetic", "pseudo_labelled"),
+        pretrained=True,
+        teacher=TEACHER,
+        last_part_real=True,
+    ),
     "e2_1": Arm("real cases alone"),
-    "e2_2": Arm("synthetic cases alone", made="synthetic", real=False),
-    "e2_3": Arm("real and synthetic cases", made="synthetic"),
-    "e2_4": Arm("synthetic cases, then real ones", made="synthetic", real=False, last_part_real=True),
-    "e2_5": Arm("real and synthetic cases, then real ones", made="synthetic", last_part_real=True),
+    "e2_2": Arm("synthetic cases alone", made=("synthetic",), real=False),
+    "e2_3": Arm("real and synthetic cases", made=("synthetic",)),
+    "e2_4": Arm("synthetic cases, then real ones", made=("synthetic",), real=False, last_part_real=True),
+    "e2_5": Arm("real and synthetic cases, then real ones", made=("synthetic",), last_part_real=True),
     "e3_1": Arm("target's cases from scratch", on_target=True),
     "e3_2": Arm("target's cases, beginning from e2_1", on_target=True, start="e2_1"),
     "e3_3": Arm("target's cases, beginning from e2_4", on_target=True, start="e2_4"),

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxpair import stages
-from voxpair.arms import ARMS, TEACHER, Arm
+from voxpair.arms import ARMS, TEACHER, Arm, Made
 from voxpair.cohorts.cohort import Cohort
 from voxpair.cohorts.splits import check_no_overlap
 from voxpair.core.errors import InputError
@@ -104,12 +104,13 @@ class Materials:
         return stages.segment_predict(segmenter, self.unlabelled, output, session)
 
     def made(self, arm: Arm, repeat: int, session: Session) -> list[Cohort]:
-        """Return the made cases that an arm sees beside the real ones: one cohort, or none."""
-        if arm.made == "synthetic":
-            return [self.synthetic(session)]
-        if arm.made == "randomised":
-            return [self.randomised(session)]
-        return [self.pseudo_labelled(arm.teacher, repeat, session)] if arm.made else []
+        """Return the made cases that an arm sees beside the real ones, a cohort of each kind."""
+        make: dict[Made, Callable[[], Cohort]] = {
+            "synthetic": lambda: self.synthetic(session),
+            "randomised": lambda: self.randomised(session),
+            "pseudo_labelled": lambda: self.pseudo_labelled(arm.teacher, repeat, session),
+        }
+        return [make[kind]() for kind in arm.made]
 
     @property
     def unlabelled(self) -> Cohort:
@@ -248,8 +249,10 @@ def _check(materials: Materials, arms: Sequence[Arm]) -> None:
 def _make_shared(materials: Materials, arms: Sequence[Arm], session: Session) -> None:
     """Make what several segmenters need, so that no two processes make it at once."""
     for arm in arms:
-        if arm.made and arm.made != "pseudo_labelled":
-            materials.made(arm, 0, session)
+        if "synthetic" in arm.made:
+            materials.synthetic(session)
+        if "randomised" in arm.made:
+            materials.randomised(session)
         if arm.pretrained:
             materials.encoder(arm, session)
 

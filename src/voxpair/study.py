@@ -166,7 +166,7 @@ def _finish(materials: Materials, arms: Mapping[str, Arm], session: Session) -> 
     facts = _summary(cohort, arms, plan, session, title=folder.name)
     facts["held_out"] = materials.judged(next(iter(arms.values())))[1]
     previews.write_pairs(folder / "previews/real.npz", cohort.split("train").labelled())
-    if any(arm.made == "synthetic" or arm.pretrained for arm in arms.values()):
+    if any("synthetic" in arm.made or arm.pretrained for arm in arms.values()):
         pairs = materials.synthetic(replace(session, cache=folder / "prepared"))
         previews.write_pairs(folder / "previews/synthetic.npz", pairs)
         facts["synthetic"] = len(pairs)

@@ -46,7 +46,7 @@ WORDS = ("--preset", "unit", "--device", "cpu", "--set", "segmentation.mix.real_
 def done(cohort, tmp_path_factory):
     """Every kind of material, two seeds, half of the labels hidden, two processes."""
     folder = tmp_path_factory.mktemp("study") / "run"
-    arms = "baseline,self_training,domain_randomisation,ours,ours_real_last,e2_2"
+    arms = "baseline,self_training,domain_randomisation,ours,ours_self_training,e2_2"
     words = ["study", cohort, "-o", folder, "--arms", arms, "--seeds", "2", "--labelled", "3", "--workers", "2", *WORDS]
     assert run(*words) == 0
     return folder, words
@@ -55,7 +55,8 @@ def done(cohort, tmp_path_factory):
 def test_every_arm_is_in_the_table_and_whatever_it_requires(done):
     rows = [row for row in read_json(done[0] / "study.json")["rows"] if row["structure"] is None]
     assert [row["arm"] for row in rows] == [
-        "baseline", TEACHER, "self_training", "domain_randomisation", "ours", "ours_real_last", "e2_2",
+        "baseline", TEACHER, "self_training", "domain_randomisation", "ours", "ours_self_training",
+        "e2_2",
     ]  # fmt: skip
     assert {(row["labelled"], row["unlabelled"], row["seeds"], row["patients"]) for row in rows} == {(3, 3, 2, 2)}
     updates = {row["arm"]: row["updates"] for row in rows}
@@ -97,6 +98,9 @@ def test_self_training_learns_from_hidden_cases_and_test_patients_teach_nobody(d
         assert len(labelled) == 3 and set(labelled.names) < train
     held_out = set(Cohort.open(cohort).split("test").patients) | set(Cohort.open(cohort).split("val").patients)
     assert not held_out & set(read_json(folder / "synthetic/manifest.json")["training_patients"])
+    seen = read_json(folder / "segmenters/ours_self_training/stage.json")["inputs"]["cohorts"]
+    made = [Cohort.open(folder / name).digest() for name in ("synthetic", f"pseudo_labelled/{TEACHER}")]
+    assert seen[1:] == made
 
 
 def test_the_same_command_again_fits_nothing_and_more_seeds_add_to_it(done):

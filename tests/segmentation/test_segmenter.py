@@ -68,7 +68,7 @@ def cohorts(tmp_path_factory):
 def fitted(cohorts, tmp_path_factory):
     settings = with_changes(loop={"updates": 60, "learning_rate": 0.01})
     segmenter = new(settings)
-    segmenter.fit(cohorts["real"], RunFolder(tmp_path_factory.mktemp("fitted")), synthetic=cohorts["synthetic"])
+    segmenter.fit(cohorts["real"], RunFolder(tmp_path_factory.mktemp("fitted")), synthetic=[cohorts["synthetic"]])
     return segmenter
 
 
@@ -160,7 +160,7 @@ def test_fine_tuning_begins_where_the_other_segmenter_ended(fitted, cohorts, tmp
 
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(cohorts, tmp_path):
     settings = with_changes(augmentation={}, loop={"checkpoint_every_s": 0, "validate_every": 2})
-    arguments = {"synthetic": cohorts["synthetic"], "validation": cohorts["validation"]}
+    arguments = {"synthetic": [cohorts["synthetic"]], "validation": cohorts["validation"]}
     whole = new(settings)
     whole.fit(cohorts["real"], RunFolder(tmp_path / "whole", seed=3), **arguments)
     with pytest.raises(KeyboardInterrupt):
@@ -186,7 +186,7 @@ def test_validation_logs_dice_and_picks_the_best(cohorts, tmp_path):
 def test_a_tenth_of_all_pairs_judges_where_the_papers_are_followed(cohorts, tmp_path):
     settings = with_changes(validation="tenth_of_mixed", loop={"validate_every": 6})
     segmenter = new(settings)
-    pairs = segmenter._prepare(cohorts["real"], cohorts["synthetic"], None, RunFolder(tmp_path))
+    pairs = segmenter._prepare(cohorts["real"], [cohorts["synthetic"]], None, RunFolder(tmp_path))
     everything = set(pairs.real.names) | set(pairs.synthetic.names) | set(pairs.held_out.names)
     assert everything == {f"real{i}" for i in range(4)} | {f"synthetic{i}" for i in range(6)}
     assert len(pairs.held_out) == 1 and len(pairs.real) + len(pairs.synthetic) == 9
@@ -218,11 +218,11 @@ def test_validation_patients_that_were_trained_on_are_refused(cohorts, tmp_path)
         new().fit(
             cohorts["real"].subset(["real2", "real3"]),
             run,
-            synthetic=cohorts["synthetic"],
+            synthetic=[cohorts["synthetic"]],
             validation=cohorts["real"].subset(["real0"]),
         )
     with pytest.raises(InputError, match="holds synthetic cases"):
-        new().fit(cohorts["real"], run, synthetic=cohorts["synthetic"], validation=cohorts["synthetic"])
+        new().fit(cohorts["real"], run, synthetic=[cohorts["synthetic"]], validation=cohorts["synthetic"])
 
 
 def test_another_label_table_or_modality_is_refused(cohorts, tmp_path):

@@ -121,7 +121,7 @@ class Segmenter:
         real: Cohort,
         run: RunFolder,
         *,
-        synthetic: Cohort | None = None,
+        synthetic: Sequence[Cohort] = (),
         validation: Cohort | None = None,
         encoder: Path | None = None,
         start: Path | None = None,
@@ -130,7 +130,8 @@ class Segmenter:
 
         Args:
             real: training cases; those without labels are left out, and counted aloud.
-            synthetic: synthetic pairs; they never judge (but see ``settings.validation``).
+            synthetic: synthetic pairs, or scans with predicted labels; they never judge (but see
+                ``settings.validation``). Several cohorts are taken as one.
             validation: cases of other patients that decide when to stop; None fits all updates.
             encoder: folder of a finished pre-training; None starts from random weights.
             start: folder of a saved segmenter, all of whose weights are where this fit begins (fine-tuning).
@@ -254,7 +255,7 @@ class Segmenter:
         weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         self.digest = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
 
-    def _prepare(self, real: Cohort, synthetic: Cohort | None, validation: Cohort | None, run: RunFolder) -> Pairs:
+    def _prepare(self, real: Cohort, synthetic: Sequence[Cohort], validation: Cohort | None, run: RunFolder) -> Pairs:
         """Prepare what has labels, say what has none, and choose who judges."""
 
         def prepared(cohort: Cohort, what: str) -> PreparedCohort:
@@ -272,7 +273,7 @@ class Segmenter:
         literal = self.settings.validation == "tenth_of_mixed"
         pairs = Pairs(
             prepared(real, "training"),
-            prepared(synthetic, "synthetic") if synthetic is not None else None,
+            PreparedCohort.concat(*(prepared(part, "synthetic") for part in synthetic)) if synthetic else None,
             prepared(validation, "validation") if validation is not None and not literal else None,
         )
         if literal:
@@ -354,15 +355,14 @@ def dice(predicted: np.ndarray, reference: np.ndarray, classes: int) -> list[flo
     return [float(2 * table[k, k] / sizes[k]) if table[:, k].any() else float("nan") for k in range(1, classes)]
 
 
-def _check_patients(real: Cohort, synthetic: Cohort | None, validation: Cohort | None) -> None:
+def _check_patients(real: Cohort, synthetic: Sequence[Cohort], validation: Cohort | None) -> None:
     """Refuse validation cases that are synthetic, or of patients that this segmenter or the generator learns from."""
     if validation is None:
         return
     if any(record.source == "synthetic" for record in validation.records):
         raise InputError(f"{validation.folder} holds synthetic cases; only real ones may decide when to stop")
-    for teaching in (real, synthetic):
-        if teaching is not None:
-            check_no_overlap(teaching, validation)
+    for teaching in (real, *synthetic):
+        check_no_overlap(teaching, validation)
 
 
 def _hold_out_a_tenth(pairs: Pairs, seed: int) -> Pairs:

@@ -41,7 +41,7 @@ def segment_fit(
     encoder: Path | None = None,
     start: Path | None = None,
 ) -> Path:
-    """Fit a segmenter on one real cohort with a split, and at most one made one: synthetic, or with predicted labels.
+    """Fit a segmenter on one real cohort with a split, and any number of made ones (synthetic, or predicted labels).
 
     Args:
         encoder: run folder of a pretraining.
@@ -56,10 +56,8 @@ def segment_fit(
     given = [opened(cohort) for cohort in cohorts]
     real = [cohort for cohort in given if not _is_made(cohort)]
     made = [cohort for cohort in given if _is_made(cohort)]
-    if len(real) != 1 or len(made) > 1:
-        raise InputError(
-            f"expected one real cohort and at most one synthetic, got {len(real)} real and {len(made)} synthetic"
-        )
+    if len(real) != 1:
+        raise InputError(f"expected one real cohort and any number of synthetic ones, got {len(real)} real")
     train = real[0].split("train").labelled()
     validation = real[0].split("val").labelled() if "val" in real[0].split_counts else None
     for name in ("val", "test"):
@@ -77,7 +75,7 @@ def segment_fit(
         model.fit(
             train,
             run,
-            synthetic=made[0] if made else None,
+            synthetic=made,
             validation=validation,
             encoder=encoder,
             start=start / "model" if start else None,
