@@ -211,10 +211,13 @@ def fit_arms(
             finished(job, job())
     else:
         session.progress.start("segmenters", len(jobs))
-        with _pool(workers) as pool:
+        pool = _pool(workers)
+        try:
             for job, seconds in _side_by_side(jobs, pool):
                 session.progress.advance()
                 finished(job, seconds)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure, what has begun ends and nothing else begins
     return {name: [job.evaluation for job in jobs if job.name == name] for name in arms}
 
 
