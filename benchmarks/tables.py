@@ -6,6 +6,7 @@ python benchmarks/tables.py        writes docs/results.md; tests/docs/test_resul
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ def page() -> str:
             if "protocols" in json.loads(path.read_text(encoding="utf-8")):
                 parts.append(protocols(title, path))
     parts += [study(path) for path in sorted((HERE / "study").glob("*.json"))]
+    worths = sorted((HERE / "evaluation").glob("worth-*.json"))
+    if worths:
+        parts.append(worth(worths))
     costs = [cost(path) for path in sorted((HERE / "speed").glob("*.json")) if path.stem != "profile"]
     if costs:
         parts.append("## What whole commands cost\n\n" + "\n".join(costs) + "\n")
@@ -93,6 +97,58 @@ def study(path: Path) -> str:
         f"## Study: {path.stem}\n\n`benchmarks/{path.parent.name}/{path.name}`; generator {content['generator']}; "
         f"updates: {', '.join(loops)}.\n\n{table}"
     )
+
+
+WORTH = {
+    "frechet": "Fréchet distance, lower",
+    "kid": "KID, lower",
+    "precision": "precision, higher",
+    "recall": "recall, higher",
+    "coverage": "coverage, higher",
+    "ms_ssim": "MS-SSIM between cases, as real",
+    "noise_ratio": "noise, ratio to real, 1",
+    "noise_power_distance": "noise power spectrum, dB, lower",
+    "third_class_rate": "third class at borders, lower",
+    "rules_broken": "anatomical rules broken, lower",
+    "dice": "Dice of a real-only segmenter, higher",
+    "edge_offset": "image edge from label edge, mm, as real",
+}
+
+
+def worth(paths: Sequence[Path]) -> str:
+    """What pairs are worth: a column per run, each value beside the same among real scans."""
+    contents = {path.stem.removeprefix("worth-"): json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    lines = [
+        "## What the pairs are worth, and whom they copy",
+        "",
+        "In brackets the same number among real scans, from equally large samples (`docs/evaluation.md` says what each "
+        "means). Files: " + ", ".join(f"`benchmarks/evaluation/{path.name}`" for path in paths) + ".",
+        "",
+        _row("", contents),
+        _row("---", ["---"] * len(contents)),
+    ]
+    for name, words in WORTH.items():
+        lines.append(_row(words, [_worth(content["measures"], name) for content in contents.values()]))
+    audits = [content["audit"] for content in contents.values()]
+    lines += [
+        _row("synthetic cases listed as copies", [f"{len(a['copies'])} of {a['synthetic']}" for a in audits]),
+        _row("patients copied", [f"{a['patients_copied']} of {a['patients']}" for a in audits]),
+        _row("membership AUC", [f"{a['membership_auc']:.2f}" for a in audits]),
+        _row("planted copies found", [f"{a['control']['found']} of {a['control']['planted']}" for a in audits]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _worth(measures: Sequence[dict[str, Any]], name: str) -> str:
+    for found in measures:
+        if found["name"] == name and found["structure"] is None and found["view"] is None:
+            floor = "" if found["floor"] is None else f" ({found['floor']:.3g})"
+            return "–" if found["value"] is None else f"{found['value']:.3g}{floor}"
+    return "–"
+
+
+def _row(head: str, cells: Iterable[str]) -> str:
+    return f"| {' | '.join([head, *cells])} |"
 
 
 def _loops(settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
