@@ -389,6 +389,7 @@ def papers_way(preset: Nested) -> Nested:
             },
             "segmentation": {
                 "mix": {"synthetic_share": 0.75, "real_only_last": 0},
+                "rarity": 0.0,
                 "validation": "tenth_of_mixed",
                 "loop": {"learning_rate": 1e-3, "validate_every": 50, "patience": 10},
             },

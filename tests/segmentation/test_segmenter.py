@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.losses import DiceCELoss
 
 from segmentation.balls import ball, balls
 from voxpair.cohorts.cohort import CohortWriter
@@ -14,7 +15,14 @@ from voxpair.core.errors import InputError
 from voxpair.core.labels import BRAIN4, HIPPOCAMPUS
 from voxpair.core.run import RunFolder, Silent, read_log
 from voxpair.core.settings import merge
-from voxpair.segmentation.segmenter import Segmenter, SegmenterSettings, dice, window_probabilities
+from voxpair.segmentation.segmenter import (
+    Segmentation,
+    Segmenter,
+    SegmenterSettings,
+    class_weights,
+    dice,
+    window_probabilities,
+)
 
 SETTINGS = merge(
     SegmenterSettings(),
@@ -260,3 +268,24 @@ def test_without_weights_it_says_so(tmp_path):
         new().predict(ball("case"))
     with pytest.raises(InputError, match="no weights yet"):
         new().save(tmp_path)
+
+
+def test_a_rare_class_counts_more_at_first_and_like_all_others_in_the_end():
+    voxels = np.array([900, 99, 1])
+    early, late = class_weights(voxels, 0.5).numpy(), class_weights(voxels, 0.0).numpy()
+    assert np.allclose(early[1:] / early[0], np.sqrt(900 / voxels[1:])) and np.allclose(late, 1)
+    assert np.isclose((early * voxels / voxels.sum()).sum(), 1)
+    assert np.isfinite(class_weights(np.array([900, 0, 100]), 1.0)).all()
+
+    logits = torch.zeros(1, 3, 4, 4, 4)
+    logits[:, 0] = 2.0  # all background
+    network = torch.nn.Module()
+    network.forward = lambda image: logits
+    labels = torch.zeros(1, 1, 4, 4, 4, dtype=torch.long)
+    labels[..., 0] = 1
+    task = Segmentation(network, with_changes(rarity=0.5), HIPPOCAMPUS, None, voxels)
+    losses = [
+        task({"image": logits[:, :1], "labels": labels, "progress": progress}, "all")["loss"] for progress in (0.0, 1.0)
+    ]
+    plain = DiceCELoss(to_onehot_y=True, softmax=True)(logits, labels)
+    assert losses[0] > losses[1] and torch.allclose(losses[1], plain)

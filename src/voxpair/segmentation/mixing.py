@@ -100,7 +100,10 @@ class MixedBatches:
     augment: Augmentation | None = None
 
     def batch(self, update: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
-        """Return the batch of ``update`` on device ``rank``; the devices of one update share out its cases."""
+        """Return the batch of ``update`` on device ``rank``; the devices of one update share out its cases.
+
+        Beside what :func:`voxpair.cohorts.datasets.stack` gives, ``progress``: the share of the updates already done.
+        """
         count = len(self.synthetic) if self.synthetic else 0
         places = self.batch_size * world_size
         mixture = Mixture(len(self.real), count, self.settings, self.updates, places, self.seed)
@@ -110,4 +113,4 @@ class MixedBatches:
             case = (self.synthetic if is_synthetic else self.real)[index]
             seed = derive_seed("item", self.seed, update, position)
             items.append(draw(case, seed, patch=self.patch, augment=self.augment))
-        return stack(items)
+        return stack(items) | {"progress": update / self.updates}

@@ -3,7 +3,7 @@
 Takes cohorts; gives weights and settings in a folder, and from then on labels for a :class:`Case`.
 
     step          how
-    fit           patches or whole grids, augmented; Dice + cross-entropy over K classes (softmax)
+    fit           patches or whole grids, augmented; Dice + cross-entropy over K classes (softmax), rare ones first
     stop          mean Dice on validation cases on the networks' grid; the best weights are kept
     predict       sliding windows over the whole scan, blended by a Gaussian; class probabilities, not labels,
                   go back to the scan's grid
@@ -56,6 +56,8 @@ class SegmenterSettings(Settings):
         patch: voxels of a training patch and of a sliding window along X, Y, Z; None takes the whole grid.
         mix: ratio and order of real and synthetic pairs.
         augmentation: of training pairs; None for none.
+        rarity: how much more a rare class counts in the loss at first, see :func:`class_weights`; it falls to 0 by the
+            last update, so that no border is pushed outwards in the end. 0 counts all voxels alike throughout.
         overlap: share of a sliding window that its neighbour covers too.
         validation: which cases decide when to stop: "real_patients" are those handed to :meth:`Segmenter.fit`;
             "tenth_of_mixed" is a tenth of the training pairs, real and synthetic alike, as the papers have it.
@@ -68,6 +70,7 @@ class SegmenterSettings(Settings):
     patch: Patch | None = None
     mix: MixSettings = MixSettings()
     augmentation: SpatialIntensitySettings | None = SpatialIntensitySettings()
+    rarity: float = Field(0.5, ge=0, le=1)
     overlap: float = Field(0.5, ge=0, lt=1)
     validation: Literal["real_patients", "tenth_of_mixed"] = "real_patients"
     loop: LoopSettings = LoopSettings(updates=2000, learning_rate=1e-3, decay="cosine", warmup=20, validate_every=100)
@@ -162,7 +165,7 @@ class Segmenter:
             patch=self.settings.patch,
             augment=SpatialIntensityAugmentation(augmentation) if augmentation else None,
         )
-        task = Segmentation(network, self.settings, self.label_table, pairs.held_out)
+        task = Segmentation(network, self.settings, self.label_table, pairs.held_out, pairs.real.class_counts())
         result = fit(task, batches, loop, run, "segment")
         self._set(task.network)
         return result
@@ -293,15 +296,22 @@ class Segmentation(Task):
     """The network, its loss, and its mean Dice on the cases that decide when to stop."""
 
     def __init__(
-        self, network: nn.Module, settings: SegmenterSettings, label_table: LabelTable, held_out: PreparedCohort | None
+        self,
+        network: nn.Module,
+        settings: SegmenterSettings,
+        label_table: LabelTable,
+        held_out: PreparedCohort | None,
+        voxels_per_class: np.ndarray,
     ) -> None:
         super().__init__()
         self.network, self.settings, self.label_table, self.held_out = network, settings, label_table, held_out
-        # Background has no Dice term of its own (nnU-Net): its Dice is near 1 from the start.
-        self.criterion = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
+        self.voxels_per_class = voxels_per_class
 
     def forward(self, batch: Mapping[str, Any], player: str) -> dict[str, Tensor]:
-        return {"loss": self.criterion(self.network(batch["image"]).float(), batch["labels"])}
+        rarity = self.settings.rarity * (1 - batch["progress"])
+        weights = class_weights(self.voxels_per_class, rarity).to(batch["image"].device)
+        criterion = DiceCELoss(to_onehot_y=True, softmax=True, weight=weights)
+        return {"loss": criterion(self.network(batch["image"]).float(), batch["labels"])}
 
     def validate(self) -> dict[str, float]:
         """Return the Dice of each structure that the cases hold, and the mean over structures as the score."""
@@ -319,6 +329,24 @@ class Segmentation(Task):
         }
         mean = float(np.mean(list(scored.values())))
         return {f"dice_{name}": value for name, value in scored.items()} | {"score": mean}
+
+
+def class_weights(voxels_per_class: np.ndarray, rarity: float) -> Tensor:
+    """Return the weight of each class in the loss: its share of the training voxels to the power ``-rarity``.
+
+    The weights are scaled so that the mean over voxels is 1. A class that no training case has counts as the commonest.
+
+    Args:
+        voxels_per_class: shape (K,), over all real training cases.
+        rarity: 0 counts voxels alike, 1 classes alike.
+
+    >>> [round(weight, 2) for weight in class_weights(np.array([81, 16, 1, 0]), 0.5).tolist()]
+    [0.78, 1.75, 7.0, 0.78]
+    """
+    present = voxels_per_class > 0
+    shares = voxels_per_class / voxels_per_class.sum()
+    weights = np.where(present, shares, shares.max()) ** -rarity
+    return torch.from_numpy(weights / (weights * shares).sum()).float()
 
 
 @torch.inference_mode()
