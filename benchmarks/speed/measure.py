@@ -6,8 +6,8 @@
     python benchmarks/speed/measure.py medgen3d COHORT --work RUNS --count 8
 
 ``demo`` is ``make demo`` on a clean clone, the making of its environment included. ``preset`` is what the
-``hippocampus`` preset costs on all 168 labelled cases: generator, 100 pairs, pretraining, one segmenter. ``medgen3d`` is
-its ``demo`` preset on a split cohort, such as the demo's hearts.
+``hippocampus`` preset costs on all 168 labelled cases: generator, 100 pairs, pretraining, one segmenter. ``medgen3d``
+is its ``demo`` preset on a split cohort, such as the demo's hearts.
 Seconds are of the machine named in the file and of nothing else; compare them only within one file.
 """
 
