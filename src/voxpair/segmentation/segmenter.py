@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -35,7 +35,6 @@ from voxpair.cohorts.cohort import Cohort
 from voxpair.cohorts.datasets import PreparedCohort
 from voxpair.cohorts.geometry import Geometry
 from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
-from voxpair.cohorts.splits import check_no_overlap
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
 from voxpair.core.labels import LabelTable
@@ -43,6 +42,7 @@ from voxpair.core.run import Progress, RunFolder, derive_seed, make_folder, read
 from voxpair.core.settings import Settings
 from voxpair.networks.backbones import BackboneSettings, Patch, build, check_patch, load_encoder, read_encoder
 from voxpair.segmentation.mixing import MixedBatches, MixSettings
+from voxpair.segmentation.pairs import Pairs, check_patients, hold_out_a_tenth
 from voxpair.training.loop import FitResult, LoopSettings, Task, computes_bfloat16, fit
 from voxpair.training.state import load_weights, save_weights, sha256
 
@@ -79,15 +79,6 @@ class SegmenterSettings(Settings):
     def window(self) -> Patch:
         """Voxels that the network sees at once."""
         return self.patch or self.preprocess.grid
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The prepared, annotated cases of a fit; ``held_out`` decides when to stop."""
-
-    real: PreparedCohort
-    synthetic: PreparedCohort | None
-    held_out: PreparedCohort | None
 
 
 class Segmenter:
@@ -144,7 +135,7 @@ class Segmenter:
                 an encoder or a start of another network; both an encoder and a start.
             RunError: the loss is not finite.
         """
-        _check_patients(real, synthetic, validation)
+        check_patients(real, synthetic, validation)
         pairs = self._prepare(real, synthetic, validation, run)
         network = self._new_network(run.seed)
         if encoder is not None and start is not None:
@@ -280,7 +271,7 @@ class Segmenter:
             prepared(validation, "validation") if validation is not None and not literal else None,
         )
         if literal:
-            pairs = _hold_out_a_tenth(pairs, run.seed)
+            pairs = hold_out_a_tenth(pairs, run.seed)
             run.progress.say(f"  {len(pairs.held_out)} of all training pairs decide when to stop, as in the papers")
         if self.settings.loop.validate_every and pairs.held_out is None:
             run.progress.say("  no validation cases: all updates are done and the last weights are kept")
@@ -381,40 +372,6 @@ def dice(predicted: np.ndarray, reference: np.ndarray, classes: int) -> list[flo
     table = pairs.reshape(classes, classes)
     sizes = table.sum(axis=1) + table.sum(axis=0)
     return [float(2 * table[k, k] / sizes[k]) if table[:, k].any() else float("nan") for k in range(1, classes)]
-
-
-def _check_patients(real: Cohort, synthetic: Sequence[Cohort], validation: Cohort | None) -> None:
-    """Refuse validation cases that are synthetic, or of patients that this segmenter or the generator learns from."""
-    if validation is None:
-        return
-    if any(record.source == "synthetic" for record in validation.records):
-        raise InputError(f"{validation.folder} holds synthetic cases; only real ones may decide when to stop")
-    for teaching in (real, *synthetic):
-        check_no_overlap(teaching, validation)
-
-
-def _hold_out_a_tenth(pairs: Pairs, seed: int) -> Pairs:
-    """Take a tenth of all training pairs, real and synthetic, out for validation, as Ikuta et al. do."""
-    real = len(pairs.real)
-    total = real + (len(pairs.synthetic) if pairs.synthetic else 0)
-    order = np.random.default_rng(derive_seed("tenth", seed)).permutation(total).tolist()
-    chosen = set(order[: max(1, round(total / 10))])
-    kept = [i for i in range(real) if i not in chosen]
-    if not kept:
-        raise InputError(f"a tenth of {total} pairs cannot be held out: no real training case would be left")
-    parts = [_part(pairs.real, kept), _part(pairs.real, [i for i in range(real) if i in chosen])]
-    if pairs.synthetic:
-        places = range(total - real)
-        parts.append(_part(pairs.synthetic, [i for i in places if i + real in chosen]))
-        synthetic = _part(pairs.synthetic, [i for i in places if i + real not in chosen])
-    else:
-        synthetic = None
-    return Pairs(parts[0], synthetic or None, PreparedCohort.concat(*parts[1:]))
-
-
-def _part(prepared: PreparedCohort, indices: Sequence[int]) -> PreparedCohort:
-    files, facts = prepared.files, prepared.facts
-    return replace(prepared, files=tuple(files[i] for i in indices), facts=tuple(facts[i] for i in indices))
 
 
 def _take_encoder(network: nn.Module, backbone: BackboneSettings, folder: Path, progress: Progress) -> None:

@@ -145,7 +145,7 @@ def test_an_invented_structure_costs_and_an_agreed_absence_does_not_count(tmp_pa
 def test_protocols_on_other_cases_are_refused(tmp_path):
     two = run_of(tmp_path, "two", cases=[(2, 2)] * 2, reference=[(2, 2)] * 2)
     three = run_of(tmp_path, "three", cases=[(2, 2)] * 3, reference=[(2, 2)] * 3)
-    with pytest.raises(InputError, match="protocol 'b' was evaluated on other cases"):
+    with pytest.raises(InputError, match="protocols 'a' and 'b' were evaluated on different cases"):
         compare_protocols({"a": [two], "b": [three]}, [("a", "b")], tmp_path / "c.json")
     with pytest.raises(InputError, match=r"there is no file .*masks\.csv"):
         compare_protocols({"a": [tmp_path / "nowhere"]}, [], tmp_path / "c.json")
