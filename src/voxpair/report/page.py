@@ -185,17 +185,18 @@ def _pictures(results: Results, window: tuple[float, float] | None) -> dict[str,
 def cohort_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (term, description) pairs of what is known about the cohort, real and synthetic.
 
-    >>> cohort_facts({"synthetic": 8, "cohort": {"cases": 5, "splits": {"train": 3, "test": 2}}})
+    >>> cohort = {"cases": 5, "splits": {"train": 3, "test": 2}, "attributes": {"cases": {"no": 5}}}
+    >>> cohort_facts({"synthetic": 8, "cohort": cohort})
     [('Cases', '5'), ('Split', '3 train · 2 test'), ('Synthetic', '8 pairs')]
     """
     cohort = summary.get("cohort", {})
     facts = [(term, cohort.get(term.lower())) for term in ("Cases", "Patients", "Labelled")]
     facts.append(("Split", _counts(cohort.get("splits"))))
     facts += [("Modality", cohort.get("modality")), ("Grid", cohort.get("sizes")), ("Voxel", cohort.get("spacings"))]
+    said = {term for term, _ in facts}
     for name, values in cohort.get("attributes", {}).items():
-        facts.append(
-            (words.protocol_name(name), _counts(values) if len(values) <= _VALUES_SHOWN else f"{len(values)} values")
-        )
+        if (term := words.protocol_name(name)) not in said:  # a phantom's modality is a column of its table too
+            facts.append((term, _counts(values) if len(values) <= _VALUES_SHOWN else f"{len(values)} values"))
     if "synthetic" in summary:
         facts.append(("Synthetic", f"{summary['synthetic']} pairs"))
     return [(term, str(value)) for term, value in facts if value is not None]
