@@ -66,9 +66,9 @@ def autoencoder() -> Callable[[], Tensor]:
 
 def denoiser() -> Callable[[], Tensor]:
     settings = plan("hippocampus").generator
-    network = Denoiser(settings.diffusion, settings.autoencoder.latent_channels, 8)
+    network = Denoiser(settings.diffusion, settings.latent_shape, 8)
     latent = torch.randn(settings.diffusion.loop.batch_size, *settings.latent_shape)
-    times, condition = 1000 * torch.rand(len(latent)), torch.zeros(len(latent), 8)
+    times, condition = torch.rand(len(latent)), torch.zeros(len(latent), 8)
     return lambda: network(latent, times, condition).square().mean()
 
 

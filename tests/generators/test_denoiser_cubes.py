@@ -1,15 +1,14 @@
-"""Cubes of latent voxels and the clean output are changes of coordinates: the process sees the same velocity."""
+"""Cubes of latent voxels and the remainder are changes of coordinates: the process sees the same target."""
 
 import pytest
 import torch
 from einops import rearrange
-from pydantic import ValidationError
 from torch import nn
 
-from voxpair.diffusion.process import RectifiedFlow
 from voxpair.generators.joint_ldm.denoiser import Denoiser, DiffusionSettings
 
 SMALL = {"channels": (8, 8), "attention": (False, False), "head_channels": 8}
+SHAPE = (4, 8, 12, 8)
 
 
 class Answer(nn.Module):
@@ -20,33 +19,42 @@ class Answer(nn.Module):
         self.cubes = rearrange(latent, "b c (x i) (y j) (z k) -> b (c i j k) x y z", i=2, j=2, k=2)
 
     def forward(self, noisy, time, class_labels=None):
-        assert noisy.shape == self.cubes.shape
+        assert noisy.shape[2:] == self.cubes.shape[2:]
         return self.cubes
 
 
-@pytest.mark.parametrize("output", ["velocity", "clean"])
-def test_the_right_answer_gives_the_right_velocity(output):
+@pytest.mark.parametrize("formulation", ["flow", "v", "epsilon"])
+@pytest.mark.parametrize("trust", [None, 0.0])
+def test_the_right_answer_gives_the_right_target(trust, formulation):
     random = torch.Generator().manual_seed(0)
-    clean, noise = (torch.randn(3, 4, 8, 12, 8, generator=random) for _ in range(2))
-    time = torch.tensor([0.1, 0.5, 1.0])
-    process = RectifiedFlow()
+    clean, noise = (torch.randn(3, *SHAPE, generator=random) for _ in range(2))
+    network = Denoiser(DiffusionSettings(patch=2, trust=trust, formulation=formulation, **SMALL), SHAPE, 0)
+    process = network.process
+    time = torch.tensor([0.1, 0.5, 0.9]) if formulation == "flow" else torch.tensor([100, 500, 900])
     target = process.target(clean, noise, time)
-    network = Denoiser(DiffusionSettings(patch=2, output=output, **SMALL), 4, 0)
-    network.unet = Answer(clean if output == "clean" else target)
-    made = network(process.corrupt(clean, noise, time), process.network_time(time), torch.zeros(3, 0))
+    signal, sigma = process.scales(time, clean)
+    # Under the prior of a new network, a standard normal, the remainder is (s x_0 - a eps) / sqrt(a^2 + s^2).
+    remainder = (sigma * clean - signal * noise) / (signal**2 + sigma**2).sqrt()
+    network.unet = Answer(target if trust is None else remainder)
+    made = network(process.corrupt(clean, noise, time), time, torch.zeros(3, 0))
     torch.testing.assert_close(made, target, rtol=1e-4, atol=1e-4)
 
 
-def test_near_time_zero_the_velocity_stays_finite():
-    network = Denoiser(DiffusionSettings(output="clean", **SMALL), 4, 0)
-    made = network(torch.randn(1, 4, 4, 4, 4), torch.zeros(1), torch.zeros(1, 0))
-    assert torch.isfinite(made).all()
+def test_an_untrained_network_is_the_linear_denoiser_where_that_is_always_taken():
+    network = Denoiser(DiffusionSettings(trust=0.0, **SMALL), SHAPE, 0)
+    network.prior.measure(2 + 3 * torch.randn(10, *SHAPE, generator=torch.Generator().manual_seed(1)))
+    noisy, time = torch.randn(2, *SHAPE), torch.tensor([0.3, 1.0])
+    signal, sigma = network.process.scales(time, noisy)
+    clean = network.prior.linear(noisy, signal, sigma)
+    made = network(noisy, time, torch.zeros(2, 0))
+    torch.testing.assert_close(made, (noisy - signal * clean) / sigma - clean)
+
+
+@pytest.mark.parametrize("time", [0.0, 1.0])
+def test_at_both_ends_the_velocity_is_finite(time):
+    network = Denoiser(DiffusionSettings(**SMALL), SHAPE, 0)
+    assert torch.isfinite(network(torch.randn(1, *SHAPE), torch.tensor([time]), torch.zeros(1, 0))).all()
 
 
 def test_a_latent_must_fit_into_cubes_and_levels():
     assert DiffusionSettings(patch=2, **SMALL).downsampling == 4
-
-
-def test_the_clean_output_belongs_to_the_flow():
-    with pytest.raises(ValidationError, match="is for formulation"):
-        DiffusionSettings(formulation="v", output="clean", **SMALL)

@@ -157,21 +157,21 @@ SMALL_UNET = DiffusionSettings(channels=(8, 16), attention=(False, True), head_c
 @pytest.mark.parametrize("length", [0, 5])
 def test_the_denoiser_hears_the_condition_and_the_time(length):
     torch.manual_seed(0)
-    denoiser = Denoiser(SMALL_UNET, 3, length)
+    denoiser = Denoiser(SMALL_UNET, (3, 4, 4, 4), length)
     for parameter in denoiser.parameters():  # MONAI starts each residual block, and the output, at 0
         torch.nn.init.normal_(parameter, std=0.2)
     latent, null = torch.randn(2, 3, 4, 4, 4), torch.zeros(2, length)
-    base = denoiser(latent, torch.tensor([10.0, 10.0]), null)
+    base = denoiser(latent, torch.tensor([0.01, 0.01]), null)
     assert base.shape == latent.shape
-    assert not torch.equal(base, denoiser(latent, torch.tensor([10.0, 900.0]), null))
+    assert not torch.equal(base, denoiser(latent, torch.tensor([0.01, 0.9]), null))
     if length:
-        assert not torch.equal(base, denoiser(latent, torch.tensor([10.0, 10.0]), null + 1))
+        assert not torch.equal(base, denoiser(latent, torch.tensor([0.01, 0.01]), null + 1))
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2"])
 def test_denoiser_loss_is_that_of_the_target(loss):
-    settings = SMALL_UNET.model_copy(update={"loss": loss})
-    task = DenoiserTask(Denoiser(settings, 3, 2), settings.process((4, 4, 4)), settings, lambda vectors: vectors)
+    settings = SMALL_UNET.model_copy(update={"loss": loss, "trust": None})
+    task = DenoiserTask(Denoiser(settings, (3, 4, 4, 4), 2), settings, lambda vectors: vectors)
     batch = {"latent": torch.ones(2, 3, 4, 4, 4), "condition": torch.zeros(2, 2), "augmentation": torch.zeros(2, 0)}
     torch.manual_seed(0)
     found = task(batch, "model")["loss"]
@@ -183,7 +183,7 @@ def test_denoiser_loss_is_that_of_the_target(loss):
 
 def test_validation_of_the_denoiser_repeats_exactly():
     held_out = {"latent": torch.randn(3, 3, 4, 4, 4), "condition": torch.zeros(3, 0), "augmentation": torch.zeros(3, 0)}
-    task = DenoiserTask(Denoiser(SMALL_UNET, 3, 0), SMALL_UNET.process((4, 4, 4)), SMALL_UNET, lambda v: v, held_out)
+    task = DenoiserTask(Denoiser(SMALL_UNET, (3, 4, 4, 4), 0), SMALL_UNET, lambda v: v, held_out)
     with torch.inference_mode():
         first = task.validate()
         torch.rand(1)

@@ -6,6 +6,7 @@ Both processes are small frozen objects with one interface, so that a task or a 
     corrupt(clean, noise, time)            the noisy volume of training
     target(clean, noise, time)             what the network should give for it
     estimates(noisy, output, time)         (clean, noise) as the network's output implies them
+    scales(time, like)                     (a, s) of x_t = a x_0 + s eps, shaped to multiply ``like``
     network_time(time)                     what the network's time embedding is fed, 0 to about 1000
     times(steps)                           falling grid for sampling, shape (steps + 1,), last entry 0
 
@@ -66,8 +67,12 @@ class RectifiedFlow:
         return noise - clean
 
     def estimates(self, noisy: Tensor, output: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        t = _like(time, noisy)
-        return noisy - t * output, noisy + (1 - t) * output
+        signal, sigma = self.scales(time, noisy)
+        return noisy - sigma * output, noisy + signal * output
+
+    def scales(self, time: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        t = _like(time, like)
+        return 1 - t, t
 
     def network_time(self, time: Tensor) -> Tensor:
         return 1000 * time
@@ -133,7 +138,6 @@ class DiscreteDiffusion:
         return spaced_times(self.levels, steps)
 
     def scales(self, time: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sqrt(abar_t) and sqrt(1 - abar_t), shaped to multiply ``like``."""
         tables = (self.alpha_bars.sqrt(), (1 - self.alpha_bars).sqrt())  # in float64, which not every device has
         signal, sigma = (_like(table.to(like.device, like.dtype)[time], like) for table in tables)
         return signal, sigma

@@ -23,15 +23,13 @@ from torch import Tensor, nn
 
 from voxpair.core.run import RunFolder, derive_seed
 from voxpair.core.settings import Settings
+from voxpair.diffusion.gaussian import GaussianPrior
 from voxpair.diffusion.process import DiscreteDiffusion, Process, RectifiedFlow
 from voxpair.diffusion.schedule import BetaSchedule, make_alpha_bars, make_betas, resolution_shift
 from voxpair.generators.joint_ldm.autoencoder import norm_groups
 from voxpair.generators.joint_ldm.conditions import Conditions
 from voxpair.generators.joint_ldm.latents import LatentBatches
 from voxpair.training.loop import LoopSettings, Task, fit
-
-NETWORK_TIME_PER_UNIT = 1000  # RectifiedFlow.network_time
-SMALLEST_TIME = 0.05
 
 
 class DiffusionSettings(Settings):
@@ -40,10 +38,8 @@ class DiffusionSettings(Settings):
     Attributes:
         formulation: "flow" (rectified flow), or "epsilon" or "v" prediction of a discrete diffusion.
         density: training times of "flow".
-        output: "flow": what the network gives, the "velocity" itself or the "clean" latent, from which the velocity
-            follows as (x_t - x_0) / t. The loss is that of the velocity in both cases. A clean latent need not carry
-            the noise through the network's width, which cubes of latent voxels fill (Li and He 2025,
-            arXiv 2511.13720, whose smallest time of 0.05 in the division we keep).
+        trust: None: the network gives the process's target itself. A number: it gives what the best linear denoiser
+            leaves to it, and this is n in ``diffusion.gaussian``.
         shift_scale: "flow": time shift at a latent of 32^3; it grows with the cube root of the latent's size.
         levels, schedule, zero_terminal_snr: of the discrete diffusion; "epsilon" cannot have zero terminal SNR.
         patch: side of the cubes of latent voxels that the network sees as one voxel with more channels (Peebles and
@@ -58,8 +54,8 @@ class DiffusionSettings(Settings):
 
     formulation: Literal["flow", "epsilon", "v"] = "flow"
     density: Literal["uniform", "logit_normal"] = "uniform"
-    output: Literal["velocity", "clean"] = "velocity"
-    shift_scale: float = Field(1.4, gt=0)
+    trust: float | None = Field(4.0, ge=0)
+    shift_scale: float = Field(3.0, gt=0)
     levels: int = Field(1000, ge=2)
     schedule: BetaSchedule = "scaled_linear"
     zero_terminal_snr: bool = False
@@ -82,8 +78,6 @@ class DiffusionSettings(Settings):
             raise ValueError(
                 f"widths with attention, {attended}, must be multiples of {self.head_channels} (head_channels)"
             )
-        if self.formulation != "flow" and self.output != "velocity":
-            raise ValueError(f'output "clean" is for formulation "flow", got {self.formulation!r}')
         if self.formulation == "epsilon" and self.zero_terminal_snr:
             raise ValueError('epsilon prediction cannot have zero terminal SNR: use formulation "v" or "flow"')
         return self
@@ -106,21 +100,24 @@ class Denoiser(nn.Module):
     """MONAI's diffusion U-Net with a condition vector of any length, also none.
 
     Args:
+        latent_shape: (L, x, y, z).
         condition_length: D + V.
 
     >>> settings = DiffusionSettings(channels=(8, 8), attention=(False, False), head_channels=8)
-    >>> network = Denoiser(settings, latent_channels=4, condition_length=3)
-    >>> network(torch.randn(2, 4, 4, 4, 4), torch.tensor([0.0, 999.0]), torch.zeros(2, 3)).shape
+    >>> network = Denoiser(settings, (4, 4, 4, 4), condition_length=3)
+    >>> network(torch.randn(2, 4, 4, 4, 4), torch.tensor([0.0, 1.0]), torch.zeros(2, 3)).shape
     torch.Size([2, 4, 4, 4, 4])
     """
 
-    def __init__(self, settings: DiffusionSettings, latent_channels: int, condition_length: int) -> None:
+    def __init__(self, settings: DiffusionSettings, latent_shape: tuple[int, ...], condition_length: int) -> None:
         super().__init__()
-        self.patch, self.gives_clean = settings.patch, settings.output == "clean"
-        channels = latent_channels * settings.patch**3
+        self.patch = settings.patch
+        self.process = settings.process(latent_shape[1:])
+        self.prior = None if settings.trust is None else GaussianPrior(latent_shape, settings.trust)
+        channels = latent_shape[0] * settings.patch**3
         self.unet = DiffusionModelUNet(
             spatial_dims=3,
-            in_channels=channels,
+            in_channels=channels if self.prior is None else 2 * channels,
             out_channels=channels,
             channels=settings.channels,
             num_res_blocks=settings.res_blocks,
@@ -139,21 +136,27 @@ class Denoiser(nn.Module):
             )
         self.conditional = condition_length > 0
 
-    def forward(self, latent: Tensor, network_time: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """Return the process's target, (B, L, x, y, z) float32.
 
         Args:
-            network_time: (B,), 0 to about 1000, as ``process.network_time`` gives it.
+            latent: (B, L, x, y, z) float32, noisy.
+            time: (B,), of ``process``.
             condition: (B, D + V); zeros for "open" and "not moved".
         """
+        if self.prior is None:
+            return self._in_cubes([latent], time, condition)
+        signal, sigma = self.process.scales(time, latent)
+        scaled = latent / (signal**2 + sigma**2).sqrt()
+        remainder = self._in_cubes([scaled, self.prior.linear(latent, signal, sigma)], time, condition)
+        return self.process.target(*self.prior.estimates(latent, remainder, signal, sigma), time)
+
+    def _in_cubes(self, inputs: list[Tensor], time: Tensor, condition: Tensor) -> Tensor:
         p = self.patch
-        cubes = rearrange(latent, "b c (x i) (y j) (z k) -> b (c i j k) x y z", i=p, j=p, k=p)
-        output = self.unet(cubes, network_time.float(), class_labels=condition if self.conditional else None).float()
-        output = rearrange(output, "b (c i j k) x y z -> b c (x i) (y j) (z k)", i=p, j=p, k=p)
-        if not self.gives_clean:
-            return output
-        time = (network_time.float() / NETWORK_TIME_PER_UNIT).clamp(min=SMALLEST_TIME)
-        return (latent.float() - output) / time.reshape(-1, 1, 1, 1, 1)
+        cubes = rearrange(torch.cat(inputs, 1), "b c (x i) (y j) (z k) -> b (c i j k) x y z", i=p, j=p, k=p)
+        network_time = self.process.network_time(time).float()
+        output = self.unet(cubes, network_time, class_labels=condition if self.conditional else None).float()
+        return rearrange(output, "b (c i j k) x y z -> b c (x i) (y j) (z k)", i=p, j=p, k=p)
 
 
 class DenoiserTask(Task):
@@ -166,14 +169,13 @@ class DenoiserTask(Task):
     def __init__(
         self,
         network: Denoiser,
-        process: Process,
         settings: DiffusionSettings,
         hide: Callable[[Tensor], Tensor],
         validation: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.process, self.settings, self.hide = network, process, settings, hide
-        self.validation = validation
+        self.network, self.settings, self.hide, self.validation = network, settings, hide, validation
+        self.process = network.process
 
     def forward(self, batch: Mapping[str, Any], player: str) -> dict[str, Tensor]:
         clean = batch["latent"]
@@ -197,7 +199,7 @@ class DenoiserTask(Task):
         return {"validation_loss": loss, "score": -loss}
 
     def _loss(self, clean: Tensor, noise: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        output = self.network(self.process.corrupt(clean, noise, time), self.process.network_time(time), condition)
+        output = self.network(self.process.corrupt(clean, noise, time), time, condition)
         distance = F.l1_loss if self.settings.loss == "l1" else F.mse_loss
         return distance(output, self.process.target(clean, noise, time))
 
@@ -212,13 +214,15 @@ def fit_denoiser(
 ) -> Denoiser:
     """Fit a denoiser on latents; ``drop`` is the probability of hiding entries of the condition."""
     example = batches.rows([(0, 0)])
-    shape = example["latent"].shape
     torch.manual_seed(derive_seed("denoiser", run.seed))
-    network = Denoiser(settings, shape[1], conditions.length + example["augmentation"].shape[1])
+    shape = tuple(example["latent"].shape[1:])
+    network = Denoiser(settings, shape, conditions.length + example["augmentation"].shape[1])
+    if network.prior is not None:
+        network.prior.measure(batches.volumes())
 
     def hide(vectors: Tensor) -> Tensor:
         return conditions.hide(vectors, drop)
 
-    task = DenoiserTask(network, settings.process(tuple(shape[2:])), settings, hide, validation)
+    task = DenoiserTask(network, settings, hide, validation)
     fit(task, batches, settings.loop, run, "diffusion")
     return network.eval()

@@ -262,7 +262,7 @@ class JointLDM:
 
     def _make_denoiser(self, conditions: Conditions) -> Denoiser:
         length = conditions.length + self.settings.latents.vector_length
-        return Denoiser(self.settings.diffusion, self.settings.autoencoder.latent_channels, length)
+        return Denoiser(self.settings.diffusion, self.settings.latent_shape, length)
 
     def _finish(self, autoencoder: JointAutoencoder, denoiser: Denoiser, facts: Facts) -> None:
         self._autoencoder, self._denoiser, self._facts = autoencoder.eval(), denoiser.eval(), facts
@@ -279,7 +279,7 @@ class JointLDM:
         s, facts = self.settings, self._fitted_facts()
         device = next(self._denoiser.parameters()).device
         generator = torch.Generator().manual_seed(derive_seed("sample", seed, index))
-        process = s.diffusion.process(s.latent_shape[1:])
+        process = self._denoiser.process
         unmoved = torch.zeros(s.latents.vector_length)
         asked, null = (torch.cat([v, unmoved])[None].to(device) for v in (vector, torch.zeros_like(vector)))
 
@@ -288,7 +288,7 @@ class JointLDM:
 
         def network(x: Tensor, time: Tensor, what: Tensor) -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                return self._denoiser(x, process.network_time(time), what)
+                return self._denoiser(x, time, what)
 
         noise = torch.randn(1, *s.latent_shape, generator=generator).to(device)
         guided = guide(network, asked, null, s.sampling.guidance)

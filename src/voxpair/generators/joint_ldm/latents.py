@@ -13,6 +13,7 @@ Shapes: B batch, L latent channels, x y z latent axes, V length of the augmentat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,12 @@ class LatentBatches:
             index = pick(update, position, len(self.latents), self.seed, batch_size=total)
             rows.append((index, derive_seed("which copy", self.seed, update, position) % self.latents.copies))
         return self.rows(rows)
+
+    def volumes(self) -> Iterator[Tensor]:
+        """Stream every copy of every case, normalised, (L, x, y, z)."""
+        for index in range(len(self.latents)):
+            for copy in range(self.latents.copies):
+                yield self.normalisation.forward(self.latents.read(index, copy)[0][None])[0]
 
     def rows(self, rows: list[tuple[int, int]]) -> dict[str, Any]:
         """Return the batch of the given (case, copy) pairs."""
