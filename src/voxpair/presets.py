@@ -114,22 +114,29 @@ def hippocampus() -> Nested:
     """
     grid = {"grid": [40, 56, 40], "fit": "crop_or_pad"}
     return _merge(
-        _shared(grid, {"channels": [16, 32, 64, 128]}),
+        _shared(grid, {"channels": [8, 16, 32, 64]}),
         {
             "about": "hippocampus MRI at native resolution",
             "cases": {"train": 168, "val": 43},
             "generator": {
                 "autoencoder": {
                     "channels": [16, 32],
-                    "loop": {"updates": 1500, "batch_size": 2, "learning_rate": 1e-3, "warmup": 50},
+                    "loop": {"updates": 800, "batch_size": 2, "learning_rate": 1e-3, "warmup": 50},
                 },
-                "diffusion": {**_IN_CUBES, "loop": {"updates": 3000, "batch_size": 8, "ema": 0.998}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 1200, "batch_size": 8, "ema": 0.995}},
                 "sampling": {"steps": 25},
             },
-            "pretraining": {"loop": {"updates": 600, "batch_size": 4, "validate_every": 100}},
+            "pretraining": {"loop": {"updates": 200, "batch_size": 4, "validate_every": 100}},
             # No early stopping: the validation cases are the ones that are reported.
             "segmentation": {
-                "loop": {"updates": 600, "batch_size": 4, "validate_every": None, "decay": "cosine"},
+                "mix": {"real_only_last": 0.4},
+                "loop": {
+                    "updates": 600,
+                    "batch_size": 2,
+                    "learning_rate": 2e-3,
+                    "validate_every": None,
+                    "decay": "cosine",
+                },
             },
         },
     )
