@@ -71,7 +71,7 @@ def demo() -> Nested:
     Score: hearts with their eight labels; Dice in benchmarks/phantom/
     """
     return _merge(
-        _shared({"grid": [40, 40, 40]}, {"channels": [16, 32, 64]}),
+        _shared({"grid": [40, 40, 40]}, {"channels": [8, 16, 32]}),
         {
             "about": "phantom hearts on a laptop's processor",
             "cases": {"phantom": 48, "train": 24, "val": 8, "test": 16},
@@ -93,8 +93,8 @@ def demo() -> Nested:
             "segmentation": {
                 "mix": {"real_only_last": 0.4},
                 "loop": {
-                    "updates": 180,
-                    "batch_size": 4,
+                    "updates": 600,
+                    "batch_size": 2,
                     "learning_rate": 4e-3,
                     "validate_every": None,
                     "decay": "cosine",
