@@ -131,3 +131,14 @@ def test_the_interval_knows_that_pairs_share_cases():
         found = compare_pairs("sum", lambda a, b: float(a + b), values, values, seed=seed)
         misses += not found.low < 0 < found.high
     assert misses <= 60 * 0.2  # 95 % nominal, short of it with 12 cases; an interval over pairs misses about half
+
+
+def test_two_scans_of_one_patient_are_no_pair_and_do_not_narrow_the_interval():
+    values = np.random.default_rng(0).normal(size=6)
+    once = compare_pairs("gap", lambda a, b: abs(float(a - b)), values, values)
+    twice = np.repeat(values, 2)
+    patients = [str(i // 2) for i in range(12)]
+    found = compare_pairs("gap", lambda a, b: abs(float(a - b)), values, twice, patients=patients)
+    assert found.note == "15 synthetic and 60 real pairs"  # 4 for each of the 15 pairs of patients
+    assert found.floor == pytest.approx(once.floor)
+    assert (found.floor_high - found.floor_low) > 0.8 * (once.floor_high - once.floor_low)

@@ -187,3 +187,22 @@ def test_measures_go_through_json_whatever_is_missing(tmp_path):
     ]
     write_json(tmp_path / "measures.json", [asdict(m) for m in measures])
     assert read_json(tmp_path / "measures.json") == [asdict(m) for m in measures]
+
+
+def test_scans_of_one_patient_are_never_on_both_sides_of_the_floor():
+    real = [(patient, scan) for patient in range(9) for scan in range(3)]
+    seen = []
+
+    def distance(first, second):
+        if second[0] in real and first[0] in real:
+            seen.append(({p for p, _ in first}, {p for p, _ in second}))
+            assert len(seen[-1][0]) == len(first) == 4  # one scan of each
+        return 0.0
+
+    found = compare_sets(
+        "fidelity", "d", distance, [("s", i) for i in range(20)], real, patients=[str(p) for p, _ in real]
+    )
+    assert found.real_cases == found.synthetic_cases == 4  # nine patients, not 27 scans
+    assert len(seen) == DRAWS and not any(a & b for a, b in seen)
+    few = compare_sets("fidelity", "d", distance, [0] * 20, real[:12], patients=[str(p) for p, _ in real[:12]])
+    assert few.value is None and "4 real" in few.note

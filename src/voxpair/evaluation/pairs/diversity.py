@@ -32,7 +32,7 @@ from voxpair.cohorts.geometry import resample
 from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
 from voxpair.core.case import Case
 from voxpair.core.run import derive_seed
-from voxpair.evaluation.pairs.measures import FEWEST, Measure
+from voxpair.evaluation.pairs.measures import FEWEST, Measure, scans_by_patient
 
 LARGEST_SIDE = 48  # three scales still fit; a pair takes a third of a second, at 64 it would take a whole one
 PAIRS = 100  # a side; their mean is then known to a tenth of the spread of single pairs
@@ -54,13 +54,23 @@ def describe(case: Case, modality: str) -> np.ndarray:
     return preprocessor.forward(replace(case, labels=None)).image.astype(np.float16)
 
 
-def compare(synthetic: Sequence[np.ndarray], real: Sequence[np.ndarray], seed: int = 0) -> list[Measure]:
+def compare(
+    synthetic: Sequence[np.ndarray],
+    real: Sequence[np.ndarray],
+    seed: int = 0,
+    *,
+    patients: Sequence[str] | None = None,
+) -> list[Measure]:
     """Return the mean structural similarity within at most 100 pairs of synthetic cases, and of real ones as the floor.
+
+    Args:
+        patients: whose the real cases are; by default every case is its own patient.
 
     All thumbnails come onto the grid of the smallest first: fine detail that only one side can hold is no diversity.
     """
-    if min(len(synthetic), len(real)) < FEWEST:
-        note = f"too few cases: {len(synthetic)} synthetic and {len(real)} real; {FEWEST} of each are needed"
+    people = len(scans_by_patient(range(len(real)) if patients is None else patients))
+    if min(len(synthetic), people) < FEWEST:
+        note = f"too few cases: {len(synthetic)} synthetic and {people} real; {FEWEST} of each are needed"
         return [Measure("diversity", "ms_ssim", *(None,) * 6, "floor", len(synthetic), len(real), note=note)]
     x, y, z = (int(side) for side in np.min([volume.shape for volume in (*synthetic, *real)], axis=0))
     scales = max(1, sum(min(x, y, z) >= _WINDOW * 2**halvings for halvings in range(len(_WEIGHTS))))
@@ -74,7 +84,7 @@ def compare(synthetic: Sequence[np.ndarray], real: Sequence[np.ndarray], seed: i
 
     name = "ms_ssim" if scales > 1 else "ssim"
     note = f"{scales} scale{'s' * (scales > 1)} on a grid of {x} x {y} x {z} voxels"
-    return [compare_pairs(name, similarity, synthetic, real, note=note, seed=seed)]
+    return [compare_pairs(name, similarity, synthetic, real, patients=patients, note=note, seed=seed)]
 
 
 def compare_pairs(
@@ -83,33 +93,44 @@ def compare_pairs(
     synthetic: Sequence[np.ndarray],
     real: Sequence[np.ndarray],
     *,
+    patients: Sequence[str] | None = None,
     note: str = "",
     seed: int = 0,
 ) -> Measure:
     """Measure the mean of ``similarity`` over pairs of synthetic cases, and over pairs of real cases as the floor.
 
-    The interval resamples cases, not pairs: the pairs that share a case are not independent.
+    Two scans of one patient are no pair. The interval resamples patients, not pairs: the pairs that share a patient are
+    not independent.
+
+    Args:
+        patients: whose the real cases are; by default every case is its own patient.
 
     >>> found = compare_pairs("gap", lambda a, b: abs(a - b), [1.0] * 5, [0.0, 0.0, 2.0, 2.0])
     >>> found.value, round(found.floor, 3), found.note
     (0.0, 1.333, '10 synthetic and 6 real pairs')
     """
     ends, counts = [], []
-    for side, cases in (("synthetic", synthetic), ("real", real)):
+    whose = (range(len(synthetic)), range(len(real)) if patients is None else patients)
+    for side, cases, owners in zip(("synthetic", "real"), (synthetic, real), whose):
         generator = np.random.default_rng(derive_seed("pairs", name, side, seed))
-        pairs = np.array(list(combinations(range(len(cases)), 2)))
-        pairs = generator.permutation(pairs)[:PAIRS]
+        scans = scans_by_patient(owners)
+        owner = {case: patient for patient, own in enumerate(scans) for case in own}
+        apart = [(i, j) for i, j in combinations(range(len(cases)), 2) if owner[i] != owner[j]]
+        pairs = generator.permutation(np.array(apart))[:PAIRS]
         found = np.array([similarity(cases[i], cases[j]) for i, j in pairs])
-        ends += [float(found.mean()), *_interval(found, pairs, len(cases), generator)]
+        owners_of_pairs = np.array([[owner[i], owner[j]] for i, j in pairs])
+        ends += [float(found.mean()), *_interval(found, owners_of_pairs, len(scans), generator)]
         counts.append(len(pairs))
     drawn = f"{counts[0]} synthetic and {counts[1]} real pairs"
     note = "; ".join(filter(None, [note, drawn]))
     return Measure("diversity", name, *ends, "floor", len(synthetic), len(real), note=note)
 
 
-def _interval(found: np.ndarray, pairs: np.ndarray, cases: int, generator: np.random.Generator) -> tuple[float, float]:
-    """Return the 95 % percentile interval: a pair counts as often as both its cases are drawn."""
-    drawn = generator.multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES)
+def _interval(
+    found: np.ndarray, pairs: np.ndarray, patients: int, generator: np.random.Generator
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval: a pair (two patients) counts as often as both of them are drawn."""
+    drawn = generator.multinomial(patients, np.full(patients, 1 / patients), size=RESAMPLES)
     weights = drawn[:, pairs[:, 0]] * drawn[:, pairs[:, 1]]  # (resamples, P)
     total = weights.sum(axis=1)
     means = (weights @ found)[total > 0] / total[total > 0]

@@ -91,15 +91,17 @@ def evaluate_pairs(
     made = _describe(synthetic, judges, progress, "synthetic cases")
     there = _describe(real, judges, progress, "real cases")
     unseen = [facts for facts in there if facts.split != "train"]
+    patients = [facts.plausibility.patient for facts in there]
     measures = [
-        *fidelity.compare([f.fidelity for f in made], [f.fidelity for f in there], seed),
-        *diversity.compare([f.thumbnail for f in made], [f.thumbnail for f in there], seed),
+        *fidelity.compare([f.fidelity for f in made], [f.fidelity for f in there], seed, patients=patients),
+        *diversity.compare([f.thumbnail for f in made], [f.thumbnail for f in there], seed, patients=patients),
         *texture.compare([f.texture for f in made], [f.texture for f in there], seed),
         *plausibility.compare([f.plausibility for f in made], [f.plausibility for f in there], seed),
         *alignment.compare([f.alignment for f in made], [f.alignment for f in unseen], seed),
     ]
     if judges.has_lpips:
-        measures.append(lpips.compare([f.slices for f in made], [f.slices for f in there], judges.network, seed))
+        slices = ([facts.slices for facts in side] for side in (made, there))
+        measures.append(lpips.compare(*slices, judges.network, seed, patients=patients))
     extractor = judges.extractor_for(synthetic.modality)
     make_folder(out)
     _write_rows(out / "pairs.csv", [*made, *there])

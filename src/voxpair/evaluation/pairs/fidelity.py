@@ -61,8 +61,17 @@ def describe(case: Case, extractor: Extractor) -> FidelityFacts:
     return FidelityFacts(extractor.name, extractor.digest, {view: found[view].astype(np.float32) for view in VIEWS})
 
 
-def compare(synthetic: Sequence[FidelityFacts], real: Sequence[FidelityFacts], seed: int = 0) -> list[Measure]:
+def compare(
+    synthetic: Sequence[FidelityFacts],
+    real: Sequence[FidelityFacts],
+    seed: int = 0,
+    *,
+    patients: Sequence[str] | None = None,
+) -> list[Measure]:
     """Return twelve measures: Frechet and kernel distance by view and over views, and the four of manifolds.
+
+    Args:
+        patients: whose the real cases are; by default every case is its own patient.
 
     Raises:
         InputError: the cases were not all described with one extractor.
@@ -72,7 +81,7 @@ def compare(synthetic: Sequence[FidelityFacts], real: Sequence[FidelityFacts], s
         raise InputError(f"features of different extractors cannot be compared: {', '.join(extractors.values())}")
     if real:
         synthetic, real = (_scaled(facts, real) for facts in (synthetic, real))
-    measure = partial(compare_sets, "fidelity", synthetic=synthetic, real=real, seed=seed)
+    measure = partial(compare_sets, "fidelity", synthetic=synthetic, real=real, patients=patients, seed=seed)
     by = f"features of {next(iter(extractors.values()), 'no extractor')}"
     found = []
     for name, distance in (("frechet", distances.frechet), ("kid", distances.kid)):

@@ -26,7 +26,7 @@ from torch import Tensor
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
 from voxpair.evaluation.pairs.diversity import compare_pairs
-from voxpair.evaluation.pairs.measures import FEWEST, Measure
+from voxpair.evaluation.pairs.measures import FEWEST, Measure, scans_by_patient
 from voxpair.evaluation.pairs.perceptual import ARCHITECTURES, FeatureNetwork, view_slices
 
 SLICES = 4  # a view; 1.2 MB a case at 224 x 224
@@ -39,15 +39,27 @@ def describe(case: Case, network: FeatureNetwork, modality: str) -> np.ndarray:
 
 
 def compare(
-    synthetic: Sequence[np.ndarray], real: Sequence[np.ndarray], network: FeatureNetwork, seed: int = 0
+    synthetic: Sequence[np.ndarray],
+    real: Sequence[np.ndarray],
+    network: FeatureNetwork,
+    seed: int = 0,
+    *,
+    patients: Sequence[str] | None = None,
 ) -> Measure:
-    """Return the mean LPIPS within at most 100 pairs of synthetic cases, and of real ones as the floor."""
+    """Return the mean LPIPS within at most 100 pairs of synthetic cases, and of real ones as the floor.
+
+    Args:
+        patients: whose the real cases are; by default every case is its own patient.
+    """
     name = measure_name(network)
     note = f"weights {network.digest[:12]}"
-    if min(len(synthetic), len(real)) < FEWEST:
-        note = f"too few cases: {len(synthetic)} synthetic and {len(real)} real; {FEWEST} of each are needed; {note}"
+    people = len(scans_by_patient(range(len(real)) if patients is None else patients))
+    if min(len(synthetic), people) < FEWEST:
+        note = f"too few cases: {len(synthetic)} synthetic and {people} real; {FEWEST} of each are needed; {note}"
         return Measure("diversity", name, *(None,) * 6, "floor", len(synthetic), len(real), note=note)
-    return compare_pairs(name, lambda a, b: distance(network, a, b), synthetic, real, note=note, seed=seed)
+    return compare_pairs(
+        name, lambda a, b: distance(network, a, b), synthetic, real, patients=patients, note=note, seed=seed
+    )
 
 
 def measure_name(network: FeatureNetwork) -> str:

@@ -2,9 +2,10 @@
 
 A distance between two sets of cases says nothing by itself: it depends on how many cases there are and on how much
 real patients differ. So every measure carries its *floor*, and both are taken from equally large samples: with S
-synthetic and R real cases, m = min(S, R // 2) of each side are drawn without replacement, ``DRAWS`` times; the value is
-the mean over the draws, the interval their 2.5th to 97.5th percentile. The floor does the same with m real cases
-against m others. The bias that a small sample brings to a distance is then the same on both sides.
+synthetic cases and R real patients, m = min(S, R // 2) of each side are drawn without replacement, ``DRAWS`` times, of
+a patient with several scans one; the value is the mean over the draws, the interval their 2.5th to 97.5th percentile.
+The floor does the same with m real cases against those of m other patients. The bias that a small sample brings to a
+distance is then the same on both sides.
 
     describe      one case -> what a metric needs of it, small enough to keep for every case
     compare_sets  two lists of descriptions and a distance between lists -> a measure
@@ -20,10 +21,10 @@ Cases without a number (NaN) are left out and counted in ``note``; a measure tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -81,6 +82,7 @@ def compare_sets(
     synthetic: Sequence[Description],
     real: Sequence[Description],
     *,
+    patients: Sequence[str] | None = None,
     better: Better = "lower",
     structure: str | None = None,
     view: str | None = None,
@@ -89,27 +91,44 @@ def compare_sets(
 ) -> Measure:
     """Measure ``distance(synthetic, real)`` and its floor ``distance(real, other real)`` on equal samples.
 
+    Args:
+        patients: whose the real cases are; by default every case is its own patient.
+
     >>> gap = lambda a, b: abs(float(np.mean(a)) - float(np.mean(b)))
     >>> found = compare_sets("fidelity", "gap", gap, [2.0] * 8, [1.0] * 16)
     >>> found.value, found.floor, found.synthetic_cases
     (1.0, 0.0, 8)
     """
-    size = min(len(synthetic), len(real) // 2)
+    scans = scans_by_patient(range(len(real)) if patients is None else patients)
+    size = min(len(synthetic), len(scans) // 2)
     if size < FEWEST:
-        note = f"too few cases: {len(synthetic)} synthetic and {len(real)} real; {FEWEST} and {2 * FEWEST} are needed"
+        note = f"too few cases: {len(synthetic)} synthetic and {len(scans)} real; {FEWEST} and {2 * FEWEST} are needed"
         empty = (None,) * 6
         return Measure(group, name, *empty, better, len(synthetic), len(real), structure, view, unit, note)
     generator = np.random.default_rng(derive_seed("measure", name, structure, view, seed))
     values, floors = [], []
     for _ in range(DRAWS):
         made = generator.permutation(len(synthetic))[:size]
-        there = generator.permutation(len(real))[: 2 * size]
-        first, second = [real[i] for i in there[:size]], [real[i] for i in there[size:]]
+        there = [scans[patient] for patient in generator.permutation(len(scans))[: 2 * size]]
+        drawn = [real[own[0] if len(own) == 1 else generator.choice(own)] for own in there]
+        first, second = drawn[:size], drawn[size:]
         values.append(distance([synthetic[i] for i in made], first))
         floors.append(distance(second, first))
     return Measure(
         group, name, *_summary(values), *_summary(floors), better, size, size, structure, view, unit, _left_out(values)
     )
+
+
+def scans_by_patient(patients: Iterable[Any]) -> list[list[int]]:
+    """Return the positions of each patient's cases, patients in order of appearance.
+
+    >>> scans_by_patient(["a", "b", "a"])
+    [[0, 2], [1]]
+    """
+    found: dict[Any, list[int]] = {}
+    for position, patient in enumerate(patients):
+        found.setdefault(patient, []).append(position)
+    return list(found.values())
 
 
 def compare_means(

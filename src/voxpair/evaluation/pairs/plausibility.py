@@ -110,8 +110,9 @@ def _volume_distributions(
 ) -> list[Measure]:
     """Return both distances between volumes; an absent structure has 0 mL."""
     made, there = ([facts.structures[structure].volume_ml for facts in group] for group in (synthetic, real))
+    patients = [facts.patient for facts in real]
     return [
-        compare_sets(_GROUP, name, distance, made, there, structure=structure, unit=unit, seed=seed)
+        compare_sets(_GROUP, name, distance, made, there, patients=patients, structure=structure, unit=unit, seed=seed)
         for name, distance, unit in (
             ("volume_ks", _kolmogorov_smirnov, ""),
             ("volume_emd_ml", wasserstein_distance, "mL"),

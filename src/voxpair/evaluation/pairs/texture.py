@@ -148,6 +148,7 @@ def compare(synthetic: Sequence[TextureFacts], real: Sequence[TextureFacts], see
                 name,
                 _over_structures(distance, wanted, attribute),
                 *sides,
+                patients=[facts.patient for facts in sides[1]],
                 better="floor" if name == "noise_ratio" else "lower",
                 structure=structure,
                 unit=unit_of_measure,
