@@ -39,7 +39,9 @@ def test_code_in_a_weights_file_is_not_run(tmp_path):
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
 def test_a_file_that_holds_no_weights_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"{name} (is no|holds list; expected a) state dict"):
+    with pytest.raises(
+        InputError, match=rf"{name} (is no state dict|holds list; expected a state dict)|cannot read .*{name}.*damaged"
+    ):
         read_state_dict(tmp_path / name)
 
 

@@ -47,6 +47,10 @@ class Silent:
 SILENT: Progress = Silent()
 
 
+_UMASK = os.umask(0)  # there is no other way to ask for it
+os.umask(_UMASK)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A folder that one stage owns.
@@ -118,6 +122,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_UMASK)  # some libraries write files that nobody else may read
         temporary.replace(path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}. Nothing was changed there.") from error

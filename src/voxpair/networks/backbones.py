@@ -20,7 +20,6 @@ Shapes: B batch, C channels, X Y Z volume axes.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +29,12 @@ from typing import Any, Literal, Self
 import torch
 from monai.networks.nets import UNETR, DynUNet, SwinUNETR
 from pydantic import ValidationError, model_validator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from voxpair.core.errors import InputError
-from voxpair.core.run import atomic_path, read_json, write_json
+from voxpair.core.run import read_json, write_json
 from voxpair.core.settings import Settings
+from voxpair.core.tensors import read_tensors, sha256, write_tensors
 
 Patch = tuple[int, int, int]
 
@@ -241,13 +240,11 @@ def load_encoder(module: nn.Module, settings: BackboneSettings, state: Mapping[s
 def save_encoder(folder: Path, settings: BackboneSettings, module: nn.Module, facts: Mapping[str, Any]) -> str:
     """Write all weights but the head, and ``facts`` about them; return the SHA-256 of the weights file."""
     head = head_keys(settings, module)
-    weights = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items() if key not in head}
-    with atomic_path(folder / "encoder.safetensors") as temporary:
-        save_file(weights, temporary)
-    sha256 = _sha256(folder / "encoder.safetensors")
-    content = {"backbone": settings.model_dump(mode="json"), "weights_sha256": sha256, **facts}
+    weights = {key: value for key, value in module.state_dict().items() if key not in head}
+    digest = write_tensors(folder / "encoder.safetensors", weights)
+    content = {"backbone": settings.model_dump(mode="json"), "weights_sha256": digest, **facts}
     write_json(folder / "encoder.json", content)
-    return sha256
+    return digest
 
 
 def read_encoder(folder: Path) -> tuple[BackboneSettings, dict[str, Tensor]]:
@@ -260,10 +257,10 @@ def read_encoder(folder: Path) -> tuple[BackboneSettings, dict[str, Tensor]]:
         raise InputError(f"{folder} holds no encoder (encoder.json); give the folder of a finished voxpair pretrain")
     content = read_json(folder / "encoder.json")
     path = folder / "encoder.safetensors"
-    if not path.exists() or _sha256(path) != content.get("weights_sha256"):
+    if not path.exists() or sha256(path) != content.get("weights_sha256"):
         raise InputError(f"{path} is missing or is not the file that encoder.json describes; pre-train again")
     try:
-        return BackboneSettings.model_validate(content["backbone"]), load_file(path)
+        return BackboneSettings.model_validate(content["backbone"]), read_tensors(path)
     except (KeyError, ValidationError) as error:
         raise InputError(f"{folder / 'encoder.json'} was written by another version of voxpair: {error}") from None
 
@@ -324,8 +321,3 @@ def _step(settings: BackboneSettings) -> int:
 def _heads(token_width: int) -> int:
     """Attention heads of 64 channels each, as in ViT; one head for narrower tokens."""
     return max(1, token_width // 64)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -40,11 +40,12 @@ from voxpair.core.errors import InputError
 from voxpair.core.labels import LabelTable
 from voxpair.core.run import Progress, RunFolder, derive_seed, make_folder, read_json, write_json
 from voxpair.core.settings import Settings
+from voxpair.core.tensors import sha256
 from voxpair.networks.backbones import BackboneSettings, Patch, build, check_patch, load_encoder, read_encoder
 from voxpair.segmentation.mixing import MixedBatches, MixSettings
 from voxpair.segmentation.pairs import Pairs, check_patients, hold_out_a_tenth
 from voxpair.training.loop import FitResult, LoopSettings, Task, computes_bfloat16, fit
-from voxpair.training.state import load_weights, save_weights, sha256
+from voxpair.training.state import load_weights, save_weights
 
 
 class SegmenterSettings(Settings):

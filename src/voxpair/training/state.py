@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from voxpair.core.errors import InputError, RunError
-from voxpair.core.run import atomic_path, read_json, write_json
+from voxpair.core.errors import InputError
+from voxpair.core.run import read_json, write_json
+from voxpair.core.tensors import read_tensors, sha256, write_tensors
 
 
 class MovingAverage:
@@ -59,12 +58,8 @@ def save_checkpoint(folder: Path, name: str, state: Mapping[str, Any]) -> None:
     skeleton = _take_tensors(state, "", tensors)
     previous = read_json(folder / f"{name}.json") if (folder / f"{name}.json").exists() else {}
     file_name = f"{name}-{_digest_of_names(tensors)}-{state.get('update', 0)}.safetensors"
-    with atomic_path(folder / file_name) as temporary:
-        try:
-            save_file(tensors, temporary)
-        except Exception as error:  # safetensors reports a full disk as its own error type
-            raise RunError(f"cannot write the checkpoint {folder / file_name}: {error}") from error
-    write_json(folder / f"{name}.json", {"tensors": file_name, "sha256": sha256(folder / file_name), "state": skeleton})
+    digest = write_tensors(folder / file_name, tensors)
+    write_json(folder / f"{name}.json", {"tensors": file_name, "sha256": digest, "state": skeleton})
     if previous.get("tensors") not in (None, file_name):
         (folder / previous["tensors"]).unlink(missing_ok=True)
 
@@ -77,7 +72,7 @@ def load_checkpoint(folder: Path, name: str, device: str = "cpu") -> dict[str, A
         raise InputError(f"the checkpoint {folder / name}.json names {path.name}, which is missing")
     if sha256(path) != content["sha256"]:
         raise InputError(f"the checkpoint {path} is damaged: its SHA-256 is not the one recorded when it was written")
-    return _put_tensors(content["state"], load_file(path, device=device))
+    return _put_tensors(content["state"], read_tensors(path, device))
 
 
 def has_checkpoint(folder: Path, name: str) -> bool:
@@ -86,16 +81,12 @@ def has_checkpoint(folder: Path, name: str) -> bool:
 
 def save_weights(path: Path, module: nn.Module) -> str:
     """Write a module's weights as safetensors and return their SHA-256."""
-    with atomic_path(path) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, temporary)
-    return sha256(path)
+    return write_tensors(path, module.state_dict())
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
     """Load weights that must match the module exactly."""
-    if not path.exists():
-        raise InputError(f"there is no weights file {path}")
-    found = load_file(path)
+    found = read_tensors(path)
     expected = module.state_dict()
     wrong = sorted(set(found) ^ set(expected)) + [
         k for k in found if k in expected and found[k].shape != expected[k].shape
@@ -118,20 +109,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise InputError(f"there is no weights file {path}; nothing is ever downloaded: get it and name where it lies")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return read_tensors(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is no state dict that can be read without running its code: {first_line}") from None
     found = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{path} holds {type(found).__name__}; expected a state dict: names and their tensors")
     return dict(found)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest_of_names(tensors: Mapping[str, Tensor]) -> str:

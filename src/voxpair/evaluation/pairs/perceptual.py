@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.training.state import read_state_dict, sha256
+from voxpair.core.tensors import sha256
+from voxpair.training.state import read_state_dict
 
 SLICES = 16
 _AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
