@@ -1,5 +1,7 @@
 """What the main job's defaults do not touch: the papers' recipe, pseudo-labels, the automatic plan."""
 
+from dataclasses import replace
+
 import pytest
 
 from voxpair import pipeline, stages
@@ -13,6 +15,12 @@ from voxpair.presets import papers_way, plan, unit
 from voxpair.stages import Session
 
 SESSION = Session(device="cpu")
+
+
+def turned(cohort):
+    """The same cases, training and validation swapped."""
+    swapped = {"train": "val", "val": "train"}
+    return replace(cohort, records=tuple(replace(r, split=swapped[r.split]) for r in cohort.records))
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +78,22 @@ def test_a_generator_that_has_seen_the_validation_patients_is_refused(half_label
     synthetic = stages.sample(
         stages.fit(half_labelled, tmp_path / "generator", settings.generator, SESSION), tmp_path / "made", 2, SESSION
     )
-    swapped = {"train": "val", "val": "train"}
-    records = [type(r)(**{**vars(r), "split": swapped[r.split]}) for r in half_labelled.records]
-    turned = type(half_labelled)(half_labelled.folder, tuple(records), half_labelled.label_table, "CT")
     with pytest.raises(InputError, match="share 8 patients"):
-        stages.segment_fit([turned, synthetic], tmp_path / "leaky", settings.segmentation, SESSION)
+        stages.segment_fit([turned(half_labelled), synthetic], tmp_path / "leaky", settings.segmentation, SESSION)
+
+
+def test_what_a_segmenter_begins_with_must_not_have_seen_the_validation_patients(half_labelled, tmp_path):
+    settings = plan("unit")
+    other = turned(half_labelled)
+    encoder = stages.pretrain([other], tmp_path / "encoder", settings.pretraining, SESSION)
+    start = stages.segment_fit([other], tmp_path / "start", settings.segmentation, SESSION)
+    for what in ({"encoder": encoder}, {"start": start}):
+        with pytest.raises(InputError, match=rf"{tmp_path}/{next(iter(what))} and .* share 2 patients"):
+            stages.segment_fit([half_labelled], tmp_path / "leaky", settings.segmentation, SESSION, **what)
+        assert not (tmp_path / "leaky").exists()
+    begun = stages.segment_fit([half_labelled], tmp_path / "fine", settings.segmentation, SESSION)
+    further = stages.segment_fit([half_labelled], tmp_path / "further", settings.segmentation, SESSION, start=begun)
+    assert stages.patients_behind(further) == set(half_labelled.split("train").labelled().patients)
 
 
 def test_the_automatic_plan_fits_the_cohort_and_the_networks(half_labelled):

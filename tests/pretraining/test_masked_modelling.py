@@ -33,7 +33,7 @@ def cohorts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohorts")
     return [
         balls(folder / "real", 5, unlabelled=3),
-        balls(folder / "synthetic", 4, source="synthetic", table=BRAIN4),
+        balls(folder / "synthetic", 4, source="synthetic", table=BRAIN4, manifest={"training_patients": ["somebody"]}),
     ]
 
 
@@ -44,7 +44,7 @@ def test_all_images_are_used_and_the_encoder_lands_in_the_run_folder(cohorts, tm
     facts = json.loads((tmp_path / "encoder.json").read_text())
     assert facts["weights_sha256"] == result.weights_sha256
     assert [entry["cases"] for entry in facts["trained_on"]] == [5, 4]
-    assert len(facts["patients"]) == 9
+    assert len(facts["patients"]) == 10 and "somebody" in facts["patients"]  # whom the generator has seen counts too
     assert not any(key.startswith("output_block") for key in load_file(tmp_path / "encoder.safetensors"))
     records = [r for r in read_log(tmp_path / "metrics.jsonl") if "score" in r]
     assert [r["update"] for r in records] == [3, 6] and all(r["score"] == -r["validation_loss"] for r in records)

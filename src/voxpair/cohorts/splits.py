@@ -7,6 +7,7 @@ generator and a pre-training learn from their images: they are all in ``train``,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -70,15 +71,24 @@ def training_patients(cohort: Cohort) -> frozenset[str]:
     return frozenset(map(str, named or ()))
 
 
+def patients_behind(cohort: Cohort) -> frozenset[str]:
+    """Return the patients that whoever learns from ``cohort`` has seen: its own, and those its maker learnt from."""
+    return frozenset(cohort.patients) | training_patients(cohort)
+
+
 def check_no_overlap(first: Cohort, second: Cohort) -> None:
     """Raise if a patient is in both cohorts, be it as a case or as one of a generator's training patients."""
-    seen = [set(cohort.patients) | training_patients(cohort) for cohort in (first, second)]
-    shared = sorted(seen[0] & seen[1])
+    check_unseen(patients_behind(first), str(first.folder), second, "Fit the generator on the training patients only")
+
+
+def check_unseen(seen: Iterable[str], by: str, cohort: Cohort, advice: str) -> None:
+    """Raise if any patient of ``cohort`` is among those ``seen``; ``by`` names the one who has seen them."""
+    shared = sorted(set(seen) & patients_behind(cohort))
     if shared:
         more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise InputError(
-            f"{first.folder} and {second.folder} share {len(shared)} patients ({', '.join(shared[:5])}{more}), so "
-            "scores would be too good. Fit the generator on the training patients only, or take another test set."
+            f"{by} and {cohort.folder} share {len(shared)} patients ({', '.join(shared[:5])}{more}), so "
+            f"scores would be too good. {advice}, or take another test set."
         )
 
 

@@ -31,6 +31,7 @@ from voxpair.cohorts.augment import SpatialIntensityAugmentation, SpatialIntensi
 from voxpair.cohorts.cohort import Cohort
 from voxpair.cohorts.datasets import CaseBatches, PreparedCohort, draw
 from voxpair.cohorts.preprocess import Preprocessor, PreprocessSettings
+from voxpair.cohorts.splits import patients_behind
 from voxpair.core.errors import InputError
 from voxpair.core.labels import LabelTable
 from voxpair.core.run import RunFolder, derive_seed
@@ -118,7 +119,7 @@ def pretrain(cohorts: Sequence[Cohort], settings: PretrainSettings, run: RunFold
     facts = {
         "settings": settings.model_dump(mode="json"),
         "trained_on": [{"cohort": c.folder.name, "digest": c.digest(), "cases": len(c)} for c in cohorts],
-        "patients": sorted({patient for cohort in cohorts for patient in cohort.patients}),
+        "patients": sorted(frozenset().union(*map(patients_behind, cohorts))),
         "updates": result.updates,
         "best_score": result.best,
     }

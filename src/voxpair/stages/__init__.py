@@ -3,7 +3,7 @@
     cohorts        make_phantoms, import_scans, check, split
     generators     fit, sample
     selection      make_selection
-    segmentation   pretrain, segment_fit, segment_predict
+    segmentation   pretrain, segment_fit, segment_predict, patients_behind
     results        evaluate_masks, evaluate_pairs, audit, write_report
     claims         how a stage owns its folder, resumes, and refuses what another call left there
 
@@ -14,7 +14,7 @@ from voxpair.stages.claims import Session, opened, resolve_device
 from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, split
 from voxpair.stages.generators import fit, sample
 from voxpair.stages.results import audit, evaluate_masks, evaluate_pairs, write_report
-from voxpair.stages.segmentation import pretrain, segment_fit, segment_predict
+from voxpair.stages.segmentation import patients_behind, pretrain, segment_fit, segment_predict
 from voxpair.stages.selection import Selection, make_selection
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "make_phantoms",
     "make_selection",
     "opened",
+    "patients_behind",
     "pretrain",
     "resolve_device",
     "sample",

@@ -48,8 +48,8 @@ def segment_fit(
         start: run folder of a segmenter that this one goes on from.
 
     Raises:
-        InputError: not exactly one real cohort; a made cohort, or the generator behind it, has seen validation or test
-            patients.
+        InputError: not exactly one real cohort; a made cohort, the generator behind it, the encoder or the start has
+            seen validation or test patients.
     """
     from voxpair.segmentation.segmenter import Segmenter
 
@@ -60,15 +60,17 @@ def segment_fit(
         raise InputError(f"expected one real cohort and any number of synthetic ones, got {len(real)} real")
     train = real[0].split("train").labelled()
     validation = real[0].split("val").labelled() if "val" in real[0].split_counts else None
-    for name in ("val", "test"):
-        for cohort in made:
-            if name in real[0].split_counts:
-                splits.check_no_overlap(cohort, real[0].split(name))
-    encoder_digest = read_json(encoder / "encoder.json")["weights_sha256"] if encoder else ""
-    inputs = {"cohorts": [cohort.digest() for cohort in (train, *made)], "encoder": encoder_digest}
+    inputs = {"cohorts": [cohort.digest() for cohort in (train, *made)], "encoder": ""}
+    seen = {str(cohort.folder): splits.patients_behind(cohort) for cohort in (train, *made)}
+    if encoder is not None:
+        facts = read_json(encoder / "encoder.json")
+        inputs["encoder"], seen[str(encoder)] = facts["weights_sha256"], frozenset(facts["patients"])
     if start is not None:
-        stage_facts(start, "segmenter")
+        seen[str(start)] = patients_behind(start)
         inputs["start"] = read_json(start / "model/segmenter.json")["weights_sha256"]
+    for name in {"val", "test"} & set(real[0].split_counts):
+        for by, patients in seen.items():
+            splits.check_unseen(patients, by, real[0].split(name), "Let it learn from the training patients only")
     run = claim(output, "segmenter", settings, session, inputs)
     if not finished(run.path):
         model = Segmenter(settings, train.label_table, train.modality)
@@ -81,8 +83,21 @@ def segment_fit(
             start=start / "model" if start else None,
         )
         model.save(run.path / "model")
-        finish(run.path)
+        finish(run.path, patients=sorted(frozenset().union(*seen.values())))
     return run.path
+
+
+def patients_behind(segmenter: Path) -> frozenset[str]:
+    """Return the patients whom the finished segmenter in a run folder has seen, itself or through what it began with.
+
+    Raises:
+        InputError: there is no finished segmenter, or it does not say.
+    """
+    stage_facts(segmenter, "segmenter")
+    patients = read_json(segmenter / "done.json").get("patients")
+    if patients is None:
+        raise InputError(f"{segmenter / 'done.json'} does not say which patients it has seen; fit that segmenter again")
+    return frozenset(patients)
 
 
 def segment_predict(
@@ -104,7 +119,7 @@ def segment_predict(
         if not writer.has(record.name):
             writer.add(model.predict(cohort.read(record.name)), split=record.split)
             session.progress.advance()
-    return writer.finish(manifest={"segmenter": model.digest})
+    return writer.finish(manifest={"segmenter": model.digest, "training_patients": sorted(patients_behind(run))})
 
 
 def _training_part(cohort: Cohort) -> Cohort:
