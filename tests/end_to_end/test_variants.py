@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from voxpair import pipeline, stages
@@ -80,6 +81,22 @@ def test_a_generator_that_has_seen_the_validation_patients_is_refused(half_label
     )
     with pytest.raises(InputError, match="share 8 patients"):
         stages.segment_fit([turned(half_labelled), synthetic], tmp_path / "leaky", settings.segmentation, SESSION)
+
+
+def test_pairs_are_drawn_as_asked_and_fewer_than_there_are_is_a_view(half_labelled, tmp_path):
+    settings = plan("unit", None, ["generator.conditions.columns=['volume:LV']"])
+    generator = stages.fit(half_labelled, tmp_path / "generator", settings.generator, SESSION)
+    asked = {"condition": {"volume:LV": 60.0}}
+    plain = stages.sample(generator, tmp_path / "plain", 2, SESSION, **asked)
+    strong = stages.sample(generator, tmp_path / "strong", 2, SESSION, sampling=["guidance=4", "steps=5"], **asked)
+    assert strong.manifest["sampling"]["guidance"] == 4 and strong.manifest["sampling"]["steps"] == 5
+    assert not np.array_equal(plain.read(plain.names[0]).image, strong.read(strong.names[0]).image)
+    with pytest.raises(InputError, match=r"made differently.*guidance"):
+        stages.sample(generator, tmp_path / "strong", 2, SESSION, sampling=["guidance=2", "steps=5"], **asked)
+    with pytest.raises(InputError, match="guidance"):
+        stages.sample(generator, tmp_path / "weak", 2, SESSION, sampling=["guidance=0.5"], **asked)
+    assert stages.sample(generator, tmp_path / "plain", 1, SESSION, **asked).names == plain.names[:1]
+    assert len(Cohort.open(tmp_path / "plain")) == 2
 
 
 def test_what_a_segmenter_begins_with_must_not_have_seen_the_validation_patients(half_labelled, tmp_path):

@@ -66,6 +66,10 @@ def sample(
     condition: Annotated[
         list[str], typer.Option(metavar="KEY=VALUE", help="Such as sex=F or volume:LAA=8; repeatable.")
     ] = [],  # noqa: B006
+    assignments: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Draw otherwise than fitted for: guidance=3, steps=50."),
+    ] = [],  # noqa: B006
     select: Annotated[bool, typer.Option("--select", help="Keep only pairs that the rules accept.")] = False,
     real: Annotated[
         Path | None, typer.Option(help="Cohort that the rules of --select learn from; by default the generator's own.")
@@ -91,5 +95,13 @@ def sample(
     if select:
         selection = stages.make_selection(run, real, segmenter, rules.split(",") if rules else None, attempts)
     with session_of(device, seed, overwrite, quiet) as session:
-        stages.sample(run, output, count, session, condition=read_conditions(condition), selection=selection)
+        stages.sample(
+            run,
+            output,
+            count,
+            session,
+            condition=read_conditions(condition),
+            sampling=assignments,
+            selection=selection,
+        )
     say_next(f"voxpair evaluate pairs {quoted(output)} COHORT -o QUALITY")

@@ -16,6 +16,7 @@ from voxpair.core.run import RunFolder
 
 if TYPE_CHECKING:  # only names for the reader: core never imports torch or the layers above
     from voxpair.cohorts.cohort import Cohort
+    from voxpair.core.settings import Settings
 
 
 class PairGenerator(Protocol):
@@ -23,6 +24,9 @@ class PairGenerator(Protocol):
 
     steps: ClassVar[tuple[str, ...]]
     """Named, resumable parts of :meth:`fit`, in order."""
+
+    settings: Settings
+    """All of them; the part ``sampling``, where a generator has one, is read anew for every case."""
 
     def fit(self, cohort: Cohort, run: RunFolder, *, steps: Sequence[str] | None = None) -> None:
         """Fit ``steps`` (all by default) on the training cases of ``cohort``; finished steps are skipped."""

@@ -11,7 +11,7 @@ from typing import Any
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.errors import InputError
 from voxpair.core.run import RunFolder, read_json, versions
-from voxpair.core.settings import Settings
+from voxpair.core.settings import Settings, override
 from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
 from voxpair.stages.segmentation import segment_predict
 from voxpair.stages.selection import Selection, add_accepted
@@ -57,11 +57,15 @@ def sample(
     session: Session,
     *,
     condition: Mapping[str, Any] | None = None,
+    sampling: Sequence[str] = (),
     selection: Selection | None = None,
 ) -> Cohort:
     """Draw ``count`` synthetic pairs from a fitted generator; a larger count later adds to what is there.
 
+    Where there are more already, the first ``count`` are returned, and none is deleted.
+
     Args:
+        sampling: changes to the generator's own settings of sampling, such as ``["guidance=3", "steps=50"]``.
         selection: by what rules a pair is kept; None keeps all. The rejected are drawn again under the next number,
             and listed with their reasons in ``selection.json``.
 
@@ -72,14 +76,16 @@ def sample(
 
     facts = stage_facts(run, "generator")
     model = generator_class(facts["inputs"]["generator"]).load(run / "model", device=resolve_device(session.device))
-    inputs = {"weights": model.digest, "condition": dict(condition or {})}
+    model.settings = override(model.settings, [f"sampling.{assignment}" for assignment in sampling])
+    how = model.settings.model_dump(mode="json").get("sampling", {})
+    inputs = {"weights": model.digest, "condition": dict(condition or {}), "sampling": how}
     if selection is not None:
         inputs["selection"] = selection.describe()
     folder = claim(output, "sample", None, session, inputs).path
     if finished(folder):
         cohort = Cohort.open(folder)
         if len(cohort) >= count:
-            return cohort
+            return _first(cohort, count, session)
         writer = CohortWriter.reopen(folder)
     else:
         writer = CohortWriter(folder, model.label_table, model.modality)
@@ -96,12 +102,21 @@ def sample(
         "weights_sha256": model.digest,
         "seed": session.seed,
         "condition": dict(condition or {}),
+        "sampling": how,
         "training_patients": model.training_patients,
         "versions": versions(),
     }
     if selection is not None:
         manifest["selection"] = read_json(folder / "selection.json")
-    return writer.finish(manifest=manifest)
+    return _first(writer.finish(manifest=manifest), count, session)
+
+
+def _first(cohort: Cohort, count: int, session: Session) -> Cohort:
+    if len(cohort) > count:
+        session.progress.say(
+            f"{cohort.folder} holds {len(cohort)} pairs; only the first {count} are used now, none is deleted."
+        )
+    return replace(cohort, records=cohort.records[:count])
 
 
 def _with_pseudo_labels(cohort: Cohort, segmenter: Path, run: RunFolder, session: Session) -> Cohort:
