@@ -23,6 +23,9 @@ def test_paper_means_what_the_papers_say():
     assert paper.pretraining.masking.kind == "paper" and paper.pretraining.loss == "whole"
     assert paper.synthetic_per_real == 3 and paper.pretrain_on == "synthetic"
     assert paper.segmentation.loop.patience == 10 and paper.pretraining.loop.patience == 50
+    # Epochs: nine tenths of 168 real and 504 synthetic pairs, of the 504 images, four at a time.
+    assert paper.segmentation.loop.validate_every == 151 and paper.segmentation.loop.updates == 300 * 151
+    assert paper.pretraining.loop.validate_every == 113
 
 
 def test_a_part_of_a_preset_takes_overrides_of_its_own():

@@ -191,14 +191,16 @@ def best() -> Nested:
 
 
 def paper() -> Nested:
-    """Ikuta et al. 2024 and Hu et al. 2024, letter by letter, 256 × 256 × 160.
+    """Ikuta et al. 2024 and Hu et al. 2024, letter by letter, 256 × 256 × 160, at most 300 epochs.
 
     Command: voxpair run SCANS -o RUN --preset paper
     Hardware: one GPU of 80 GB or more
     Time: not measured yet
     Score: the papers report a mean Dice of .7743 (baseline), .7855 (Medical Diffusion), .7908 (Ours)
     """
-    return papers_way(best())
+    recipe = papers_way(best())
+    loop = recipe["segmentation"]["loop"]
+    return _merge(recipe, {"segmentation": {"loop": {"updates": 300 * loop["validate_every"]}}})
 
 
 def auto() -> Nested:
@@ -206,7 +208,7 @@ def auto() -> Nested:
 
     Command: voxpair run SCANS -o RUN
     Hardware: any; a GPU allows a finer grid
-    Time: as demo on a processor, as study on a GPU
+    Time: as hippocampus on a processor, as study on a GPU
     Score: depends on the scans
     """
     return {}
@@ -309,7 +311,7 @@ def _size_of_auto() -> str:
     """Return the preset whose networks "auto" takes on this machine."""
     import torch
 
-    return "study" if torch.cuda.is_available() else "demo"
+    return "study" if torch.cuda.is_available() else "hippocampus"
 
 
 def _for_cohort(cohort: Cohort | Path) -> Nested:
@@ -331,10 +333,19 @@ def _for_cohort(cohort: Cohort | Path) -> Nested:
     shape = np.median(shapes, axis=0)
     shrink = min(1.0, ((VOXELS_ON_GPU if gpu else VOXELS_ON_PROCESSOR) / shape.prod()) ** (1 / 3))
     grid = [max(16, round(n * shrink / 8) * 8) for n in shape]
-    base = study() if gpu else demo()
+    base = study() if gpu else hippocampus()
     base["generator"].pop("conditions", None)
     about = f"planned from {len(cohort)} scans of median shape {' x '.join(f'{n:.0f}' for n in shape)}"
-    return _merge(base, _shared({"grid": grid}, {}), {"about": about, "cases": {"train": 0.6, "val": 0.2, "test": 0.2}})
+    return _merge(
+        base,
+        _shared({"grid": grid, "fit": "resample"}, {}),
+        {
+            "about": about,
+            "cases": {"train": 0.6, "val": 0.2, "test": 0.2},
+            # The validation cases are not the ones that are reported here, so they may say when to stop.
+            "segmentation": {"loop": {"validate_every": 100, "patience": 10}},
+        },
+    )
 
 
 def _shared(preprocess: Nested, backbone: Nested) -> Nested:
@@ -365,7 +376,16 @@ def _ct_size(grid: list[int], batch_size: int) -> Nested:
 
 
 def papers_way(preset: Nested) -> Nested:
-    """Return ``preset`` with what the papers say in place of what we recommend, whatever its size."""
+    """Return ``preset`` with what the papers say in place of what we recommend, whatever its size.
+
+    The papers count patience in epochs, of which one is a pass over nine tenths of the pairs: the tenth judges. Epochs
+    are those of the arm with most pairs, so that every arm is judged equally often.
+    """
+    synthetic = 3 * preset["cases"]["train"]
+    epochs = {
+        part: round(0.9 * pairs / preset[part]["loop"]["batch_size"])
+        for part, pairs in (("pretraining", synthetic), ("segmentation", synthetic + preset["cases"]["train"]))
+    }
     return _merge(
         preset,
         {
@@ -392,13 +412,18 @@ def papers_way(preset: Nested) -> Nested:
                 "masking": {"kind": "paper"},
                 "loss": "whole",
                 "validation_fraction": 0.1,
-                "loop": {"learning_rate": 1e-3, "patience": 50},
+                "loop": {"learning_rate": 1e-3, "validate_every": epochs["pretraining"], "patience": 50},
             },
             "segmentation": {
                 "mix": {"synthetic_share": 0.75, "real_only_last": 0},
                 "rarity": 0.0,
                 "validation": "tenth_of_mixed",
-                "loop": {"learning_rate": 1e-3, "validate_every": 50, "patience": 10},
+                "loop": {
+                    "learning_rate": 1e-3,
+                    "decay": "constant",
+                    "validate_every": epochs["segmentation"],
+                    "patience": 10,
+                },
             },
         },
     )

@@ -116,6 +116,10 @@ def test_what_a_segmenter_begins_with_must_not_have_seen_the_validation_patients
 def test_the_automatic_plan_fits_the_cohort_and_the_networks(half_labelled):
     settings = plan("auto", cohort=half_labelled)
     assert settings.generator.preprocess.grid == (16, 16, 16) == settings.segmentation.preprocess.grid
+    assert settings.generator.autoencoder.gate == 0.7 and settings.generator.preprocess.fit == ("resample",) * 3
+    assert settings.segmentation.loop.validate_every and settings.segmentation.loop.patience == 10
+    painted = plan("auto", cohort=half_labelled, generator="medgen3d").generator
+    assert painted.preprocess == settings.generator.preprocess
     with pytest.raises(InputError, match="import the scans first"):
         plan("auto")
 

@@ -74,7 +74,9 @@ class SegmenterSettings(Settings):
     rarity: float = Field(0.5, ge=0, le=1)
     overlap: float = Field(0.5, ge=0, lt=1)
     validation: Literal["real_patients", "tenth_of_mixed"] = "real_patients"
-    loop: LoopSettings = LoopSettings(updates=2000, learning_rate=1e-3, decay="cosine", warmup=20, validate_every=100)
+    loop: LoopSettings = LoopSettings(
+        updates=2000, learning_rate=1e-3, decay="cosine", warmup=20, validate_every=100, patience=10
+    )
 
     @property
     def window(self) -> Patch:
