@@ -74,6 +74,29 @@ def test_images_without_labels_teach_the_generator_and_pseudo_labels_replace_the
         stages.fit(half_labelled.labelled(), tmp_path / "no", settings.generator, SESSION, pseudo_labels=segmenter)
 
 
+class Listener:
+    """A progress that keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def start(self, description, total, done=0): ...
+
+    def advance(self, steps=1, **numbers): ...
+
+    def say(self, message):
+        self.said.append(message)
+
+
+def test_cases_without_labels_are_never_used_or_left_out_in_silence(half_labelled, tmp_path):
+    listener, settings = Listener(), plan("unit")
+    session = replace(SESSION, progress=listener)
+    stages.fit(half_labelled, tmp_path / "generator", settings.generator, session)
+    assert any("4 of 8 training cases have no labels" in line and "images alone" in line for line in listener.said)
+    stages.segment_fit([half_labelled], tmp_path / "segmenter", settings.segmentation, session)
+    assert any("4 training cases have no labels and are left out" in line for line in listener.said)
+
+
 def test_a_generator_that_has_seen_the_validation_patients_is_refused(half_labelled, tmp_path):
     settings = plan("unit")
     synthetic = stages.sample(

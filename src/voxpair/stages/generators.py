@@ -36,10 +36,15 @@ def fit(
     from voxpair.generators import generator_class
 
     cohort = opened(cohort)
-    cohort.split("train")  # an unsplit cohort is refused before anything is claimed
+    training = cohort.split("train")  # an unsplit cohort is refused before anything is claimed
     inputs = {"cohort": cohort.digest(), "generator": generator, "pseudo_labels": str(pseudo_labels or "")}
     run = claim(output, "generator", settings, session, inputs)
     if not finished(run.path):
+        if bare := len(training.unlabelled()):
+            use = "with predicted labels" if pseudo_labels else "with their images alone"
+            session.progress.say(
+                f"{bare} of {len(training)} training cases have no labels; they are learnt from {use}."
+            )
         if pseudo_labels is not None:
             cohort = _with_pseudo_labels(cohort, pseudo_labels, run, session)
         model = generator_class(generator)(settings, cohort.label_table, cohort.modality)

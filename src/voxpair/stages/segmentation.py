@@ -75,7 +75,7 @@ def segment_fit(
     if not finished(run.path):
         model = Segmenter(settings, train.label_table, train.modality)
         model.fit(
-            train,
+            real[0].split("train"),  # with the unlabelled, which are left out aloud
             run,
             synthetic=made,
             validation=validation,
