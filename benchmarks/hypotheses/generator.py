@@ -1,12 +1,12 @@
-"""Does one change to the latent denoiser give better pairs? Same autoencoder, same number of updates, one judge.
+"""Does one change to the joint generator give better pairs? The same numbers of updates, one judge.
 
-    python benchmarks/hypotheses/denoiser.py linear-denoiser COHORT --preset hippocampus --updates 600 \
-        --variant trust=none,shift_scale=1.4 --variant trust=4 --samples 32 --work RUNS
+    python benchmarks/hypotheses/generator.py shortcuts COHORT --preset demo --samples 32 --work RUNS \
+        --variant diffusion.trust=4 --variant diffusion.trust=null,diffusion.shift_scale=1.4
 
 The judge is a segmenter fitted on the real training cases alone. How far it agrees with the labels of synthetic pairs
 says whether their images show what their labels claim; its Dice on the held-out real cases says how far it could agree.
-Beside it stands the loss on held-out latents at the same times and noise. Writes ``benchmarks/hypotheses/NAME.json``;
-calling it again goes on where it stopped.
+Beside it stand the reconstruction of held-out cases, and the error on their latents at the same times and noise.
+Writes ``benchmarks/hypotheses/NAME.json`` after each variant; calling it again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -42,28 +41,24 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--preset", required=True)
     parser.add_argument("--variant", action="append", required=True, metavar="KEY=VALUE[,KEY=VALUE]")
-    parser.add_argument("--updates", type=int, required=True, help="of the denoiser")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE")
     given = parser.parse_args()
     plan = voxpair.plan(given.preset, None, given.assignments)
-    base = override(plan.generator, [f"diffusion.loop.updates={given.updates}"])
     folder = given.work / given.name
     with ConsoleProgress() as progress:
         session = voxpair.Session(seed=0, progress=progress, cache=given.work / "prepared")
         judge = voxpair.segment_fit([given.cohort], folder / "judge", plan.segmentation, session)
-        encoder = voxpair.fit(given.cohort, folder / "autoencoder", base, session, steps=["autoencoder"])
         found = {"real": agreement(judge, given.cohort, folder / "real", session, "val")}
         for variant in given.variant:
-            settings = override(base, [f"diffusion.{assignment}" for assignment in variant.split(",")])
+            settings = override(plan.generator, variant.split(","))
             place = folder / variant
-            if not place.exists():
-                shutil.copytree(encoder / "autoencoder", place / "generator" / "autoencoder")
             fitted = voxpair.fit(given.cohort, place / "generator", settings, session)
             voxpair.sample(fitted, place / "pairs", given.samples, session)
             found[variant] = agreement(judge, place / "pairs", place, session, None)
+            found[variant]["reconstruction"] = read_json(fitted / "autoencoder" / "reconstruction.json")
             found[variant]["error_on_held_out_latents"] = errors(fitted, given.cohort, place / "held_out", session)
-    write_json(HERE / f"{given.name}.json", provenance(given) | {"found": found})
+            write_json(HERE / f"{given.name}.json", provenance(given) | {"found": found})
     print(HERE / f"{given.name}.json")
 
 
@@ -102,12 +97,11 @@ def errors(fitted: Path, cohort: Path, folder: Path, session: voxpair.Session) -
 
 
 def provenance(given: argparse.Namespace) -> dict[str, Any]:
-    words = [given.name, "COHORT", "--work", "RUNS", "--preset", given.preset, "--updates", str(given.updates)]
-    words += ["--samples", str(given.samples)]
+    words = [given.name, "COHORT", "--work", "RUNS", "--preset", given.preset, "--samples", str(given.samples)]
     words += [word for name in given.variant for word in ("--variant", name)]
     words += [word for text in given.assignments for word in ("--set", text)]
     return {
-        "command": f"python benchmarks/hypotheses/denoiser.py {shlex.join(words)}",
+        "command": f"python benchmarks/hypotheses/generator.py {shlex.join(words)}",
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "threads": torch.get_num_threads()},
         "versions": versions(),
