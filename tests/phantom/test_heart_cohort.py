@@ -157,7 +157,7 @@ def test_a_scan_up_to_the_arch_reaches_higher_and_sees_more_aorta():
 
 def test_chambers_that_cannot_fit_are_refused_by_name():
     with pytest.raises(InputError, match="laa_volume_ml"):
-        inflation(replace(HeartParameters(), laa_volume_ml=400.0))
+        inflation(replace(HeartParameters(), laa_volume_ml=40.0, laa_length_mm=8.0, laa_orifice_mm=8.0))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,12 @@ def test_chambers_that_cannot_fit_are_refused_by_name():
         ("field_of_view_mm=[190, 0, 150]", "field_of_view_mm"),
         ("grid=[4, 64, 64]", "at least 8 voxels"),
         ("noise_hu=-1", "noise_hu"),
+        ("noise_hu=.inf", "noise_hu"),
+        ("dose=.inf", "dose"),
+        ("arch_extra_mm=.inf", "arch_extra_mm"),
+        ("field_of_view_mm=[.inf, 190, 150]", "field_of_view_mm"),
+        ("contrast={arterial: .nan}", "contrast"),
+        ("annotation.boundary_mm=.nan", "annotation.boundary_mm"),
         ("kernel=bone", "kernel"),
         ("contrast={venous: 1}", "unknown contrast state 'venous'"),
         ("women=1.5", "women"),

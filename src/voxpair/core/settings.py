@@ -18,9 +18,9 @@ from voxpair.core.errors import InputError
 
 
 class Settings(BaseModel):
-    """Base of every settings class: unknown keys refused, values frozen."""
+    """Base of every settings class: unknown keys and numbers that are not finite refused, values frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)

@@ -57,7 +57,7 @@ class PhantomSettings(ScanSettings):
 
     grid: tuple[int, int, int] = (64, 64, 64)
     field_of_view_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (190.0, 190.0, 155.0)
-    arch_extra_mm: float = Field(40.0, ge=0)
+    arch_extra_mm: float = Field(40.0, ge=0, le=300)
     contrast: dict[str, float] = Field(
         default_factory=lambda: {"arterial": 0.6, "mixed": 0.2, "late_venous": 0.1, "non_contrast": 0.1}
     )
