@@ -165,6 +165,8 @@ def test_chambers_that_cannot_fit_are_refused_by_name():
     [
         ("field_of_view_mm=[190, 0, 150]", "field_of_view_mm"),
         ("grid=[4, 64, 64]", "at least 8 voxels"),
+        ("spacing_mm=[2, 0, 2]", "spacing_mm"),
+        ("spacing_mm=0", "spacing_mm"),
         ("noise_hu=-1", "noise_hu"),
         ("noise_hu=.inf", "noise_hu"),
         ("dose=.inf", "dose"),
@@ -188,6 +190,23 @@ def test_chambers_that_cannot_fit_are_refused_by_name():
 def test_impossible_settings_are_refused_with_the_reason(assignment, words):
     with pytest.raises(InputError, match=words):
         override(PhantomSettings(), [assignment])
+
+
+def test_a_spacing_takes_the_place_of_the_field_of_view():
+    settings = override(PhantomSettings(), ["grid=[40, 44, 32]", "spacing_mm=[4.5, 4, 5]"])
+    image, labels, affine = render(HeartParameters(), settings)
+    assert image.shape == labels.shape == (40, 44, 32)
+    np.testing.assert_allclose(np.diag(affine), [4.5, 4, 5, 1])
+    as_field = override(PhantomSettings(), ["grid=[40, 44, 32]", "field_of_view_mm=[180, 176, 160]"])
+    np.testing.assert_array_equal(image, render(HeartParameters(), as_field)[0])
+    arch = render(HeartParameters(scan_range="up_to_arch"), settings)
+    assert arch[0].shape == (40, 44, 40)  # 40 mm more, at 5 mm each
+    np.testing.assert_allclose(arch[2], affine)
+    with pytest.raises(InputError, match="field_of_view_mm or spacing_mm, not both"):
+        override(as_field, ["spacing_mm=[4.5, 4, 5]"])
+    assert override(as_field, ["spacing_mm=[4.5, 4, 5]", "field_of_view_mm=null"]).spacing_mm == (4.5, 4, 5)
+    with pytest.raises(InputError, match="give field_of_view_mm or spacing_mm"):
+        override(as_field, ["field_of_view_mm=null"])
 
 
 def test_a_case_says_how_it_was_scanned():

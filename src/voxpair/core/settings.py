@@ -59,7 +59,8 @@ def merge(settings: S, changes: dict[str, Any], *, source: str) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise InputError(f"{source}: setting {key!r} = {first.get('input')!r}: {first['msg']}") from None
+        what = f"setting {key!r} = {first.get('input')!r}" if key else "these settings contradict each other"
+        raise InputError(f"{source}: {what}: {first['msg']}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
