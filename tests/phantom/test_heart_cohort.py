@@ -8,10 +8,13 @@ import pytest
 from pydantic import ValidationError
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure, label
 
+from voxpair.cohorts import layouts, volumes
+from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.labels import CARDIAC8, THORAX7
 from voxpair.core.settings import override
 from voxpair.phantom import HeartParameters, PhantomSettings, draw_parameters, heart_case, heart_cases, render
+from voxpair.phantom.annotation import AnnotationSettings
 from voxpair.phantom.contrast import draw_levels
 from voxpair.phantom.heart import inflation
 from voxpair.stages import Session, make_phantoms
@@ -257,3 +260,73 @@ def test_a_cohort_of_any_kind_is_written(tmp_path, labels, modality, expected):
     (case,) = cohort
     assert cohort.modality == expected and set(np.unique(case.labels)) <= {0, *cohort.label_table.values}
     assert cohort.label_table.names == (THORAX7 if labels == "thorax" else CARDIAC8).names
+
+
+def other_labels(folder, name, case):
+    labels, affine, _ = volumes.read_labels(folder / name / f"{case.name}.nii.gz")
+    np.testing.assert_allclose(affine, case.affine, atol=1e-5)
+    return labels
+
+
+def cores(labels, iterations):
+    """Where a voxel and all around it have one label."""
+    return np.logical_or.reduce([binary_erosion(labels == v, iterations=iterations) for v in np.unique(labels)])
+
+
+def test_a_cohort_keeps_what_the_reader_drew_and_the_truth_which_differ_on_surfaces_only(tmp_path):
+    settings = PhantomSettings(grid=(64, 64, 52), annotation=AnnotationSettings(pulmonary_mm=0))  # PA ends as it does
+    cohort = make_phantoms(tmp_path / "cohort", 2, settings, Session())
+    assert cohort.manifest["other_labels"] == ["labelsClean"] and not (cohort.folder / "labelsExpert").exists()
+    for index, case in enumerate(cohort):
+        clean = other_labels(cohort.folder, "labelsClean", case)
+        np.testing.assert_array_equal(clean, heart_case(override(settings, ["labels=clean"]), 0, index).labels)
+        CARDIAC8.check(clean, case.name)
+        differs = clean != case.labels
+        assert 0.02 < differs.sum() / (clean > 0).sum() < 0.25
+        deep = cores(clean, 2)
+        assert deep.sum() > 0.5 * clean.size and not differs[deep].any()
+
+
+@pytest.mark.parametrize(
+    ("labels", "others"), [("clean", ["labelsExpert"]), ("thorax", ["labelsExpert", "labelsClean"])]
+)
+def test_whatever_is_asked_for_the_other_maps_lie_beside_it(tmp_path, labels, others):
+    settings = PhantomSettings(grid=(16, 16, 16), labels=labels)
+    cohort = make_phantoms(tmp_path / "cohort", 1, settings, Session())
+    assert cohort.manifest["other_labels"] == others
+    for name in others:
+        wanted = heart_case(override(settings, [f"labels={name.removeprefix('labels').lower()}"]), 0, 0).labels
+        np.testing.assert_array_equal(other_labels(cohort.folder, name, cohort.read("heart_0000")), wanted)
+
+
+def test_a_cohort_with_both_maps_is_a_plain_nnunet_dataset(tmp_path):
+    cohort = make_phantoms(tmp_path / "cohort", 1, PhantomSettings(grid=(16, 16, 16)), Session())
+    (scan,) = layouts.list_scans(cohort.folder, "auto", None, None).scans
+    assert scan.labels == cohort.folder / "labelsTr/heart_0000.nii.gz"
+    for name in ("cases.csv", "manifest.json"):
+        (cohort.folder / name).unlink()
+    assert Cohort.open(cohort.folder).names == ("heart_0000",)
+
+
+def test_an_interrupted_cohort_goes_on_to_the_same_maps(tmp_path, monkeypatch):
+    settings = PhantomSettings(grid=(16, 16, 16))
+    straight = make_phantoms(tmp_path / "straight", 3, settings, Session(), workers=2)
+    write = volumes.write_labels
+
+    def killed(path, *given):
+        if path.name == "heart_0001.nii.gz" and path.parent.name == "labelsTr":
+            path.with_name(f".123-{path.name}").write_bytes(b"half")
+            path.parent.with_name("labelsClean").joinpath(f".123-{path.name}").write_bytes(b"half")
+            raise KeyboardInterrupt
+        write(path, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(volumes, "write_labels", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_phantoms(tmp_path / "resumed", 3, settings, Session())
+    resumed = make_phantoms(tmp_path / "resumed", 3, settings, Session())
+    names = sorted(str(path.relative_to(straight.folder)) for path in straight.folder.rglob("*"))
+    assert names == sorted(str(path.relative_to(resumed.folder)) for path in resumed.folder.rglob("*"))
+    for case in resumed:
+        one, other = (other_labels(cohort.folder, "labelsClean", case) for cohort in (straight, resumed))
+        np.testing.assert_array_equal(one, other)

@@ -174,9 +174,15 @@ def heart_case(settings: PhantomSettings, seed: int, index: int) -> Case:
 
     Its attributes say who was scanned and how, and give ``volume_LV_ml`` … of its labels in the field of view.
     """
+    return heart_case_with_others(settings, seed, index)[0]
+
+
+def heart_case_with_others(settings: PhantomSettings, seed: int, index: int) -> tuple[Case, dict[str, np.ndarray]]:
+    """Return :func:`heart_case`, and the expert and clean label maps (X, Y, Z) of it that are not its labels."""
     parameters = draw_parameters(seed, index, settings)
     scan = Scan.draw(np.random.default_rng(derive_seed("phantom scan", seed, index)), settings)
-    image, labels, affine = render(parameters, settings, scan)
+    phantom = make_phantom(parameters, settings, scan)
+    labels, affine = getattr(phantom, settings.labels), phantom.affine
     name = f"heart_{index:04d}"
     table = THORAX7 if settings.labels == "thorax" else CARDIAC8
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
@@ -192,7 +198,8 @@ def heart_case(settings: PhantomSettings, seed: int, index: int) -> Case:
         "scan": asdict(scan),
     }
     attributes = {**_attributes(parameters, settings, scan), **volumes}
-    return Case(name, image, labels, affine, table, name, "phantom", attributes, provenance)
+    case = Case(name, phantom.image, labels, affine, table, name, "phantom", attributes, provenance)
+    return case, {kind: getattr(phantom, kind) for kind in ("expert", "clean") if kind != settings.labels}
 
 
 def _attributes(p: HeartParameters, settings: PhantomSettings, scan: Scan) -> dict[str, Any]:
@@ -221,16 +228,23 @@ def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0
     Raises:
         InputError: ``first`` or ``workers`` make no sense.
     """
+    return (case for case, _ in heart_cases_with_others(settings, count, seed, first, workers))
+
+
+def heart_cases_with_others(
+    settings: PhantomSettings, count: int, seed: int, first: int = 0, workers: int = 1
+) -> Iterator[tuple[Case, dict[str, np.ndarray]]]:
+    """Stream as :func:`heart_cases` does, each case with its other label maps."""
     if first < 0 or workers < 1:
         raise InputError(f"phantom cases: first must be at least 0 and workers at least 1, got {first} and {workers}")
     indices = range(first, count)
     if workers == 1:
-        yield from (heart_case(settings, seed, index) for index in indices)
+        yield from (heart_case_with_others(settings, seed, index) for index in indices)
         return
     with ProcessPoolExecutor(workers) as pool:
-        waiting: deque[Future[Case]] = deque()
+        waiting: deque[Future[tuple[Case, dict[str, np.ndarray]]]] = deque()
         for index in indices:
-            waiting.append(pool.submit(heart_case, settings, seed, index))
+            waiting.append(pool.submit(heart_case_with_others, settings, seed, index))
             if len(waiting) > 2 * workers:  # never more than this in memory, however slow the consumer
                 yield waiting.popleft().result()
         while waiting:
