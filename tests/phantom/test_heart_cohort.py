@@ -283,8 +283,10 @@ def test_a_cohort_keeps_what_the_reader_drew_and_the_truth_which_differ_on_surfa
         CARDIAC8.check(clean, case.name)
         differs = clean != case.labels
         assert 0.02 < differs.sum() / (clean > 0).sum() < 0.25
-        deep = cores(clean, 2)
-        assert deep.sum() > 0.5 * clean.size and not differs[deep].any()
+        deep, lv, rv = cores(clean, 2), CARDIAC8.value_of("LV"), CARDIAC8.value_of("RV")
+        assert deep.sum() > 0.5 * clean.size and differs[~deep].mean() > 0.01
+        muscle = (case.labels == lv) & (clean == CARDIAC8.value_of("MYO")) | (case.labels == rv) & (clean == 0)
+        assert not (differs & deep & ~muscle).any()  # muscles inside the ventricles are nothing a reader outlines
 
 
 @pytest.mark.parametrize(
