@@ -139,3 +139,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot create the folder"):
         RunFolder(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_a_setting_that_is_not_finite_is_refused_by_name(value):
+    with pytest.raises(InputError, match=r"'inner.rate'.*finite"):
+        override(Outer(), [f"inner.rate={value}"])

@@ -15,6 +15,9 @@ from voxpair.phantom.anatomy import HeartParameters
 from voxpair.phantom.annotation import outlined_layers
 from voxpair.phantom.contrast import BLOOD_HU
 from voxpair.phantom.cycle import chamber_volumes
+from voxpair.phantom.frame import heart_grid
+from voxpair.phantom.heart import build_heart, inflation
+from voxpair.phantom.heart_cohort import PhantomSettings, draw_parameters, voxel_axes
 from voxpair.phantom.layers import label_map, region_map
 from voxpair.phantom.population import draw_anatomy
 from voxpair.phantom.scene import build_scene
@@ -23,6 +26,22 @@ HEARTS = 20
 STEP_MM = 4.0
 FIELD_MM = (-92.0, 118.0), (-90.0, 102.0), (-104.0, 122.0)
 STATES = tuple(BLOOD_HU)
+# state: structure: (mean, SD) in HU at 120 kV, of contrast CT in the literature or, without a source, of the design
+PUBLISHED_HU = {
+    "arterial": {
+        **dict.fromkeys(("LV", "LA", "AO"), (380, 70)),
+        **{"PA": (320, 90), "RV": (175, 90), "RA": (150, 90), "MYO": (95, 15)},
+    },
+    "mixed": {
+        **dict.fromkeys(("LV", "LA", "AO"), (350, 60)),
+        **{"PA": (330, 70), "RV": (260, 60), "RA": (230, 70), "MYO": (105, 15)},
+    },
+    "late_venous": {
+        **dict.fromkeys(("LV", "LA", "AO"), (170, 30)),
+        **{"PA": (165, 30), "RV": (165, 30), "RA": (165, 30), "MYO": (110, 15)},
+    },
+    "non_contrast": {**dict.fromkeys(("LV", "LA", "AO", "PA", "RV", "RA"), (42, 5)), "MYO": (45, 5)},
+}
 
 
 def patient(index):
@@ -96,23 +115,70 @@ def test_what_belongs_together_touches_and_nothing_leaks(index):
 def test_medians_inside_chambers_are_the_drawn_levels(index):
     p, scene, labels = heart(index)
     image = painted(scene.layers, STEP_MM)
-    levels = (("LV", 8), ("LA", 8), ("AO", 8), ("PA", 8), ("RV", 10 + 2 * p.levels_hu["streaming"]), ("MYO", 15))
+    right = 10 + 2 * p.levels_hu["streaming"]
+    levels = (("LV", 8), ("LA", 8), ("AO", 8), ("PA", 8), ("RV", right), ("RA", right), ("MYO", 15))
     for name, tolerance in levels:
         core = binary_erosion(inside(labels, name), iterations=1 if name == "MYO" else 2)
         if core.sum() > 20:
             assert np.median(image[core]) == pytest.approx(p.levels_hu[name], abs=tolerance), name
 
 
-def test_edges_of_the_image_lie_on_the_surface_of_the_labels():
+@pytest.mark.parametrize("state", STATES)
+def test_each_state_is_as_bright_as_it_should_be(state):
+    hearts = [heart(index) for index in range(HEARTS) if patient(index).contrast == state]
+    assert len(hearts) == 5
+    for name, (mean, sd) in PUBLISHED_HU[state].items():
+        medians = []
+        for _, scene, labels in hearts:
+            core = binary_erosion(inside(labels, name), iterations=1 if name == "MYO" else 2)
+            medians.append(np.median(painted(scene.layers, STEP_MM)[core]))
+        assert abs(np.mean(medians) - mean) < 3 * sd / np.sqrt(len(hearts)), name
+        assert np.max(np.abs(np.array(medians) - mean)) < 3 * sd, name
+
+
+def test_some_scans_cut_the_appendage_or_the_pulmonary_artery_and_none_the_middle_of_the_heart():
+    """docs/phantom.md has the shares of 400 scans; 40 scans are within three standard errors of these."""
+    settings, scans = PhantomSettings(grid=(38, 38, 31)), 40
+    cut = np.array([cut_structures(draw_parameters(0, index, settings), settings) for index in range(scans)])
+    for name, share, found in zip(("LAA", "PA"), (0.16, 0.49), cut.mean(axis=0)):
+        assert abs(found - share) < 3 * np.sqrt(share * (1 - share) / scans), name
+        assert 0 < found < 1, name
+    assert cut[:, 2].sum() <= 1
+
+
+def cut_structures(p, settings):
+    """Whether LAA, PA and LV reach the edge of the field of view."""
+    axes = voxel_axes(p, settings)
+    structures = build_heart(heart_grid(axes, p), p, inflation(p)).structures
+    border = np.ones(settings.grid, bool)
+    border[1:-1, 1:-1, 1:-1] = False
+    return [(structures[name][border] < 0).any() for name in ("LAA", "PA", "LV")]
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "middle_mm"),
+    [
+        ("LV", "MYO", (-15, 14, -14)),
+        ("LA", None, (17, -18, 7)),
+        ("AO", None, (25, 17, 40)),
+        ("PA", None, (-6, 10, 46)),
+        ("RV", None, (5, 41, -20)),
+        ("RA", None, (50, 12, -12)),
+        ("LAA", None, (-14, 2, 28)),
+    ],
+)
+def test_edges_of_the_image_lie_on_the_surface_of_the_labels(name, other, middle_mm):
     step = 0.75  # two voxels hold the aorta's wall, beyond which other edges begin
-    axes = [np.arange(-40.0, 50.0, step), np.arange(-45.0, 45.0, step), np.arange(-30.0, 60.0, step)]
-    scene = build_scene(axes, HeartParameters())
+    axes = [np.arange(middle - 28.0, middle + 28.0, step) for middle in middle_mm]
+    levels = HeartParameters().levels_hu
+    if name == "RA":  # an edge needs contrast: the right atrium as bright as the left, unstreaked, in a wall of 4 mm
+        levels = levels | {"RA": levels["LA"], "SVC": levels["LA"], "streaming": 0.0}
+    scene = build_scene(axes, HeartParameters(levels_hu=levels, wall_mm=4.0 if name == "RA" else 2.5))
     image, labels = painted(scene.layers, step), label_map(scene.layers)
-    for name, other in (("LV", "MYO"), ("LA", None), ("AO", None)):
-        found = np.concatenate([edge_errors(image, labels, name, other, axis) for axis in range(3)])
-        assert len(found) > 2000
-        assert np.mean(np.abs(found) <= 0.5) > 0.93, name
-        assert abs(found.mean()) < 0.1, name
+    found = np.concatenate([edge_errors(image, labels, name, other, axis) for axis in range(3)])
+    assert len(found) > 1000
+    assert np.mean(np.abs(found) <= 0.5) > 0.93
+    assert abs(found.mean()) < 0.1
 
 
 def edge_errors(image, labels, name, other, axis):

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from voxpair.core.errors import InputError
-from voxpair.phantom import HeartParameters, PhantomSettings, render
+from voxpair.phantom import HeartParameters, PhantomSettings, draw_parameters, render
+from voxpair.phantom.anatomy import _REACH
+from voxpair.phantom.frame import check_field
+from voxpair.phantom.heart import inflation
+from voxpair.phantom.heart_cohort import voxel_axes
 from voxpair.phantom.population import draw_anatomy
 
 
@@ -74,6 +78,42 @@ def test_a_heart_outside_the_field_is_refused_with_the_parameter_named():
 
 
 @pytest.mark.parametrize(
+    ("offset", "value", "chamber"),
+    [("right", 90.0, "LV"), ("front", 90.0, "LA"), ("right", -70.0, "RA"), ("front", -60.0, "RV")],
+)
+def test_every_chamber_must_have_its_middle_in_the_field(offset, value, chamber):
+    patient = HeartParameters(**{f"offset_{offset}_mm": value})
+    with pytest.raises(InputError, match=f"middle of the {chamber}.*'offset_{offset}_mm'"):
+        render(patient, PhantomSettings(grid=(16, 16, 16)))
+
+
+def test_no_drawn_heart_is_refused():
+    narrow = PhantomSettings(grid=(16, 16, 16), field_of_view_mm=(150, 150, 140))
+    for index in range(1000):
+        parameters = draw_parameters(1, index, narrow)
+        check_field(voxel_axes(parameters, narrow), parameters)
+
+
+@pytest.mark.parametrize("name", [n for n, v in HeartParameters().to_dict().items() if isinstance(v, int | float)])
+def test_every_number_has_a_reach_at_whose_ends_it_is_the_one_refused(name):
+    low, high = _REACH[name]
+    for value in (low - 1, high * 2 + 1, float("inf"), "big", None, True):
+        with pytest.raises(InputError, match=f"'{name}'"):
+            replace(HeartParameters(), **{name: value})
+
+
+@pytest.mark.parametrize("name", ["ascending_radius_mm", "pulmonary_trunk_radius_mm", "aortic_root_radius_mm"])
+def test_a_heart_can_be_built_at_both_ends_of_what_is_let_in(name):
+    for value in _REACH[name]:
+        inflation(replace(HeartParameters(), **{name: value}))
+
+
+def test_ventricles_that_cannot_pump_the_same_are_both_named():
+    with pytest.raises(InputError, match=r"'rv_volume_ml' = 134.0 and 'lv_volume_ml' = 300.0"):
+        HeartParameters(lv_volume_ml=300.0)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("aortic_root_radius_mm", -1.0),
@@ -85,7 +125,23 @@ def test_a_heart_outside_the_field_is_refused_with_the_parameter_named():
         ("lv_ejection", 0.95),
         ("coronary_calcium", -0.1),
         ("warp_mm", 40.0),
-        ("levels_hu", {"LV": float("nan")}),
+        ("levels_hu", {"LV": 1.0}),
+        ("levels_hu", None),
+        ("levels_hu.LV", {**HeartParameters().levels_hu, "LV": float("nan")}),
+        ("levels_hu.RA", {**HeartParameters().levels_hu, "RA": "bright"}),
+        ("levels_hu", {**HeartParameters().levels_hu, "spleen": 50.0}),
+        ("detail_seed", -1),
+        ("detail_seed", 0.5),
+        ("laa_lobes", 2.5),
+        ("lv_volume_ml", "big"),
+        ("myo_volume_ml", None),
+        ("thorax_half_width_mm", 20.0),
+        ("coronary_radius_mm", 30.0),
+        ("vertebra_radius_mm", 90.0),
+        ("myo_volume_ml", 5.0),
+        ("arch_height_mm", 500.0),
+        ("ascending_radius_mm", 100.0),
+        ("pulmonary_trunk_radius_mm", 80.0),
         ("apical_thinning", 1.5),
         ("laa_morphology", "broccoli"),
         ("sex", "X"),
@@ -94,4 +150,4 @@ def test_a_heart_outside_the_field_is_refused_with_the_parameter_named():
 )
 def test_a_bad_parameter_is_refused_by_name(name, value):
     with pytest.raises(InputError, match=name):
-        replace(HeartParameters(), **{name: value})
+        replace(HeartParameters(), **{name.split(".")[0]: value})

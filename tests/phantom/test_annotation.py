@@ -47,11 +47,46 @@ def test_neighbours_keep_their_common_border():
     assert set(np.unique(labels[inner])) == {1, 2}
 
 
-def test_gaps_are_one_voxel_of_background_between_structures():
-    labels = drawn(boundary_mm=0, gaps=True)
-    assert not (binary_dilation(labels == 1) & (labels == 2)).any()
-    assert (binary_dilation(labels == 1, iterations=2) & (labels == 2)).any()
-    np.testing.assert_array_equal(labels == 2, two_halves_of_a_ball() == 2)
+@pytest.mark.parametrize("gaps", [1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_gaps_are_as_many_voxels_of_background_between_structures(gaps, axis):
+    halves = np.moveaxis(two_halves_of_a_ball(), 0, axis)
+    labels = as_drawn(halves, AXES, AnnotationSettings(boundary_mm=0, gaps=gaps), np.random.default_rng(0))
+    assert not (binary_dilation(labels == 1, iterations=gaps) & (labels == 2)).any()
+    removed = (halves > 0) & (labels == 0)
+    assert removed.sum() == gaps * (np.moveaxis(halves > 0, axis, 0)[24]).sum()
+
+
+@pytest.mark.parametrize("gaps", [1, 2])
+def test_both_sides_of_a_gap_lose_alike(gaps):
+    halves = two_halves_of_a_ball()
+    lost = np.zeros(2)
+    for seed in range(20):
+        labels = drawn(seed, boundary_mm=0, gaps=gaps)
+        lost += [((halves == value) & (labels != value)).sum() for value in (1, 2)]
+    assert lost[0] / lost.sum() == pytest.approx(0.5, abs=0.05)
+
+
+def test_no_chamber_of_a_heart_loses_more_to_its_neighbour_than_it_takes():
+    axes = [np.arange(low, high, 4.0) for low, high in ((-90, 110), (-90, 100), (-90, 100))]
+    labels = label_map(outlined_layers(build_scene(axes, HeartParameters()), 0.0))
+    lost = {}
+    for seed in range(8):
+        settings = AnnotationSettings(boundary_mm=0, gaps=1)
+        gone = (as_drawn(labels, axes, settings, np.random.default_rng(seed)) == 0) & (labels > 0)
+        for first, second in (("MYO", "LV"), ("MYO", "RV"), ("LA", "LAA")):
+            one, other = (labels == CARDIAC8.value_of(name) for name in (first, second))
+            border = one & binary_dilation(other), other & binary_dilation(one)
+            found = [(gone & side).sum() / side.sum() for side in border]
+            lost[first, second] = np.add(lost.get((first, second), 0), found)
+    for pair, (first, second) in lost.items():
+        assert first / (first + second) == pytest.approx(0.5, abs=0.12), pair
+
+
+def test_without_gaps_nothing_is_drawn_from_the_reader():
+    rng = np.random.default_rng(0)
+    as_drawn(two_halves_of_a_ball(), AXES, AnnotationSettings(boundary_mm=0), rng)
+    assert rng.random() == np.random.default_rng(0).random()
 
 
 def test_the_same_reader_draws_the_same():
@@ -79,7 +114,9 @@ def test_the_end_of_the_pulmonary_artery_varies_by_what_was_asked():
     assert np.std(shifts) == pytest.approx(5, rel=0.1)
 
 
-@pytest.mark.parametrize("assignment", ["boundary_mm=-1", "pulmonary_mm=-2", "boundary_mm=9"])
+@pytest.mark.parametrize(
+    "assignment", ["boundary_mm=-1", "pulmonary_mm=-2", "boundary_mm=9", "gaps=3", "gaps=-1", "gaps=0.5"]
+)
 def test_impossible_readers_are_refused_by_name(assignment):
     with pytest.raises(InputError, match=assignment.split("=")[0]):
         override(AnnotationSettings(), [assignment])

@@ -8,10 +8,13 @@ import pytest
 from pydantic import ValidationError
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure, label
 
+from voxpair.cohorts import layouts, volumes
+from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.labels import CARDIAC8, THORAX7
 from voxpair.core.settings import override
 from voxpair.phantom import HeartParameters, PhantomSettings, draw_parameters, heart_case, heart_cases, render
+from voxpair.phantom.annotation import AnnotationSettings
 from voxpair.phantom.contrast import draw_levels
 from voxpair.phantom.heart import inflation
 from voxpair.stages import Session, make_phantoms
@@ -157,7 +160,7 @@ def test_a_scan_up_to_the_arch_reaches_higher_and_sees_more_aorta():
 
 def test_chambers_that_cannot_fit_are_refused_by_name():
     with pytest.raises(InputError, match="laa_volume_ml"):
-        inflation(replace(HeartParameters(), laa_volume_ml=400.0))
+        inflation(replace(HeartParameters(), laa_volume_ml=40.0, laa_length_mm=8.0, laa_orifice_mm=8.0))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,15 @@ def test_chambers_that_cannot_fit_are_refused_by_name():
     [
         ("field_of_view_mm=[190, 0, 150]", "field_of_view_mm"),
         ("grid=[4, 64, 64]", "at least 8 voxels"),
+        ("spacing_mm=[2, 0, 2]", "spacing_mm"),
+        ("spacing_mm=0", "spacing_mm"),
         ("noise_hu=-1", "noise_hu"),
+        ("noise_hu=.inf", "noise_hu"),
+        ("dose=.inf", "dose"),
+        ("arch_extra_mm=.inf", "arch_extra_mm"),
+        ("field_of_view_mm=[.inf, 190, 150]", "field_of_view_mm"),
+        ("contrast={arterial: .nan}", "contrast"),
+        ("annotation.boundary_mm=.nan", "annotation.boundary_mm"),
         ("kernel=bone", "kernel"),
         ("contrast={venous: 1}", "unknown contrast state 'venous'"),
         ("women=1.5", "women"),
@@ -182,6 +193,23 @@ def test_chambers_that_cannot_fit_are_refused_by_name():
 def test_impossible_settings_are_refused_with_the_reason(assignment, words):
     with pytest.raises(InputError, match=words):
         override(PhantomSettings(), [assignment])
+
+
+def test_a_spacing_takes_the_place_of_the_field_of_view():
+    settings = override(PhantomSettings(), ["grid=[40, 44, 32]", "spacing_mm=[4.5, 4, 5]"])
+    image, labels, affine = render(HeartParameters(), settings)
+    assert image.shape == labels.shape == (40, 44, 32)
+    np.testing.assert_allclose(np.diag(affine), [4.5, 4, 5, 1])
+    as_field = override(PhantomSettings(), ["grid=[40, 44, 32]", "field_of_view_mm=[180, 176, 160]"])
+    np.testing.assert_array_equal(image, render(HeartParameters(), as_field)[0])
+    arch = render(HeartParameters(scan_range="up_to_arch"), settings)
+    assert arch[0].shape == (40, 44, 40)  # 40 mm more, at 5 mm each
+    np.testing.assert_allclose(arch[2], affine)
+    with pytest.raises(InputError, match="field_of_view_mm or spacing_mm, not both"):
+        override(as_field, ["spacing_mm=[4.5, 4, 5]"])
+    assert override(as_field, ["spacing_mm=[4.5, 4, 5]", "field_of_view_mm=null"]).spacing_mm == (4.5, 4, 5)
+    with pytest.raises(InputError, match="give field_of_view_mm or spacing_mm"):
+        override(as_field, ["field_of_view_mm=null"])
 
 
 def test_a_case_says_how_it_was_scanned():
@@ -232,3 +260,75 @@ def test_a_cohort_of_any_kind_is_written(tmp_path, labels, modality, expected):
     (case,) = cohort
     assert cohort.modality == expected and set(np.unique(case.labels)) <= {0, *cohort.label_table.values}
     assert cohort.label_table.names == (THORAX7 if labels == "thorax" else CARDIAC8).names
+
+
+def other_labels(folder, name, case):
+    labels, affine, _ = volumes.read_labels(folder / name / f"{case.name}.nii.gz")
+    np.testing.assert_allclose(affine, case.affine, atol=1e-5)
+    return labels
+
+
+def cores(labels, iterations):
+    """Where a voxel and all around it have one label."""
+    return np.logical_or.reduce([binary_erosion(labels == v, iterations=iterations) for v in np.unique(labels)])
+
+
+def test_a_cohort_keeps_what_the_reader_drew_and_the_truth_which_differ_on_surfaces_only(tmp_path):
+    settings = PhantomSettings(grid=(64, 64, 52), annotation=AnnotationSettings(pulmonary_mm=0))  # PA ends as it does
+    cohort = make_phantoms(tmp_path / "cohort", 2, settings, Session())
+    assert cohort.manifest["other_labels"] == ["labelsClean"] and not (cohort.folder / "labelsExpert").exists()
+    for index, case in enumerate(cohort):
+        clean = other_labels(cohort.folder, "labelsClean", case)
+        np.testing.assert_array_equal(clean, heart_case(override(settings, ["labels=clean"]), 0, index).labels)
+        CARDIAC8.check(clean, case.name)
+        differs = clean != case.labels
+        assert 0.02 < differs.sum() / (clean > 0).sum() < 0.25
+        deep, lv, rv = cores(clean, 2), CARDIAC8.value_of("LV"), CARDIAC8.value_of("RV")
+        assert deep.sum() > 0.5 * clean.size and differs[~deep].mean() > 0.01
+        muscle = (case.labels == lv) & (clean == CARDIAC8.value_of("MYO")) | (case.labels == rv) & (clean == 0)
+        assert not (differs & deep & ~muscle).any()  # muscles inside the ventricles are nothing a reader outlines
+
+
+@pytest.mark.parametrize(
+    ("labels", "others"), [("clean", ["labelsExpert"]), ("thorax", ["labelsExpert", "labelsClean"])]
+)
+def test_whatever_is_asked_for_the_other_maps_lie_beside_it(tmp_path, labels, others):
+    settings = PhantomSettings(grid=(16, 16, 16), labels=labels)
+    cohort = make_phantoms(tmp_path / "cohort", 1, settings, Session())
+    assert cohort.manifest["other_labels"] == others
+    for name in others:
+        wanted = heart_case(override(settings, [f"labels={name.removeprefix('labels').lower()}"]), 0, 0).labels
+        np.testing.assert_array_equal(other_labels(cohort.folder, name, cohort.read("heart_0000")), wanted)
+
+
+def test_a_cohort_with_both_maps_is_a_plain_nnunet_dataset(tmp_path):
+    cohort = make_phantoms(tmp_path / "cohort", 1, PhantomSettings(grid=(16, 16, 16)), Session())
+    (scan,) = layouts.list_scans(cohort.folder, "auto", None, None).scans
+    assert scan.labels == cohort.folder / "labelsTr/heart_0000.nii.gz"
+    for name in ("cases.csv", "manifest.json"):
+        (cohort.folder / name).unlink()
+    assert Cohort.open(cohort.folder).names == ("heart_0000",)
+
+
+def test_an_interrupted_cohort_goes_on_to_the_same_maps(tmp_path, monkeypatch):
+    settings = PhantomSettings(grid=(16, 16, 16))
+    straight = make_phantoms(tmp_path / "straight", 3, settings, Session(), workers=2)
+    write = volumes.write_labels
+
+    def killed(path, *given):
+        if path.name == "heart_0001.nii.gz" and path.parent.name == "labelsTr":
+            path.with_name(f".123-{path.name}").write_bytes(b"half")
+            path.parent.with_name("labelsClean").joinpath(f".123-{path.name}").write_bytes(b"half")
+            raise KeyboardInterrupt
+        write(path, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(volumes, "write_labels", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_phantoms(tmp_path / "resumed", 3, settings, Session())
+    resumed = make_phantoms(tmp_path / "resumed", 3, settings, Session())
+    names = sorted(str(path.relative_to(straight.folder)) for path in straight.folder.rglob("*"))
+    assert names == sorted(str(path.relative_to(resumed.folder)) for path in resumed.folder.rglob("*"))
+    for case in resumed:
+        one, other = (other_labels(cohort.folder, "labelsClean", case) for cohort in (straight, resumed))
+        np.testing.assert_array_equal(one, other)

@@ -368,6 +368,6 @@ def _remove_cohort(folder: Path) -> None:
 
 def _remove_temporary(folder: Path) -> None:
     """Remove what a killed writer left under the temporary names of ``core.run.atomic_path``."""
-    for path in (*folder.glob("imagesTr/.*"), *folder.glob("labelsTr/.*")):
+    for path in (*folder.glob("imagesTr/.*"), *folder.glob("labels*/.*")):
         if re.match(r"\.\d+-", path.name):
             path.unlink()

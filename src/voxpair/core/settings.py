@@ -18,9 +18,9 @@ from voxpair.core.errors import InputError
 
 
 class Settings(BaseModel):
-    """Base of every settings class: unknown keys refused, values frozen."""
+    """Base of every settings class: unknown keys and numbers that are not finite refused, values frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)
@@ -59,7 +59,8 @@ def merge(settings: S, changes: dict[str, Any], *, source: str) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise InputError(f"{source}: setting {key!r} = {first.get('input')!r}: {first['msg']}") from None
+        what = f"setting {key!r} = {first.get('input')!r}" if key else "these settings contradict each other"
+        raise InputError(f"{source}: {what}: {first['msg']}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from voxpair.core.settings import Settings
 from voxpair.phantom.anatomy import HeartParameters
@@ -62,8 +62,8 @@ class ScanSettings(Settings):
     modality: Literal["ct", "mr"] = "ct"
     mode: Literal["fast", "physical"] = "fast"
     kernel: Kernel = "standard"
-    noise_hu: float = Field(25.0, ge=0)
-    dose: PositiveFloat = 1.0
+    noise_hu: float = Field(25.0, ge=0, le=1000)
+    dose: float = Field(1.0, ge=1e-3, le=1e3)
     tube_voltage_kv: TubeVoltage = 120
     motion: float = Field(0.1, ge=0, le=1)
     stepped: float = Field(0.05, ge=0, le=1)

@@ -7,33 +7,73 @@ refused with its name.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from voxpair.core.errors import InputError
-from voxpair.phantom.contrast import ContrastState, check_state, draw_levels
+from voxpair.phantom.contrast import LEVELS, ContrastState, check_state, draw_levels
 
 Sex = Literal["F", "M"]
 Metal = Literal["no", "lead", "wires", "valve", "stent"]
 ScanRange = Literal["cardiac", "up_to_arch"]
 Morphology = Literal["windsock", "cauliflower", "chicken_wing", "cactus"]
 
-_SIGNED = ("offset_right_mm", "offset_front_mm", "offset_head_mm", "diaphragm_height_mm", "arch_height_mm")
-_MAY_BE_ZERO = ("warp_mm", "epicardial_fat_mm", "papillary_radius_mm", "trabecula_mm", "breast_mm")
+# name: what an adult's can be, healthy or ill, with room to spare
 _REACH = {
-    "apical_thinning": (0, 0.9),
-    "septal_thickening": (-0.5, 0.5),
-    "laa_lobes": (1, 4),
     "phase": (0, 1),
+    "lv_volume_ml": (25, 450),
     "lv_ejection": (0.1, 0.85),
+    "myo_volume_ml": (40, 400),
+    "rv_volume_ml": (25, 450),
     "rv_stroke_share": (0.95, 1.05),
+    "la_volume_ml": (15, 400),
     "la_emptying": (0, 0.8),
+    "ra_volume_ml": (15, 400),
     "ra_emptying": (0, 0.8),
+    "laa_volume_ml": (0.3, 40),
+    "lv_elongation": (1, 2.6),
+    "septal_thickening": (-0.5, 0.5),
+    "apical_thinning": (0, 0.9),
+    "papillary_radius_mm": (0, 9),
+    "trabecula_mm": (0, 6),
+    "turn_axial_deg": (-60, 60),
+    "turn_coronal_deg": (-60, 60),
+    "turn_sagittal_deg": (-60, 60),
+    "aortic_root_radius_mm": (8, 30),
+    "ascending_radius_mm": (7, 30),
+    "descending_radius_mm": (5, 25),
+    "arch_height_mm": (-50, 50),
+    "pulmonary_trunk_radius_mm": (6, 25),
+    "pulmonary_branch_radius_mm": (4, 20),
+    "infundibulum_radius_mm": (6, 25),
+    "vein_radius_mm": (2, 14),
+    "vein_label_mm": (1, 30),
+    "vena_cava_radius_mm": (4, 20),
+    "coronary_radius_mm": (0.5, 5),
     "coronary_calcium": (0, 1),
+    "laa_lobes": (1, 4),
+    "laa_length_mm": (8, 100),
+    "laa_bend_deg": (-90, 180),
+    "laa_orifice_mm": (8, 45),
+    "wall_mm": (1, 6),
+    "epicardial_fat_mm": (0, 25),
+    "subcutaneous_fat_mm": (1, 100),
+    "breast_mm": (0, 120),
+    "thorax_half_width_mm": (85, 220),
+    "thorax_half_depth_mm": (60, 160),
+    "diaphragm_height_mm": (-60, 60),
+    "vertebra_radius_mm": (9, 28),
     "warp_mm": (0, 5),
     "warp_width_mm": (20, 80),
+    "offset_right_mm": (-300, 300),
+    "offset_front_mm": (-300, 300),
+    "offset_head_mm": (-300, 300),
+    "detail_seed": (0, 2**63 - 1),
 }
+_LEVEL_REACH_HU = (-1024, 3071)
+_STREAMING_REACH_HU = (0, 500)
 _CHOICES = {"sex": Sex, "metal": Metal, "scan_range": ScanRange, "laa_morphology": Morphology}
 
 
@@ -118,13 +158,16 @@ class HeartParameters:
                     f"heart parameter {name!r}: expected one of {', '.join(get_args(choices))}, "
                     f"got {getattr(self, name)!r}"
                 )
+        _check_levels(self.levels_hu)
         for item in fields(self):
-            _check_number(item.name, getattr(self, item.name))
+            if item.name in _REACH:
+                _check_number(item.name, getattr(self, item.name), _REACH[item.name], whole=item.type == "int")
         left = self.rv_volume_ml - self.rv_stroke_share * self.lv_ejection * self.lv_volume_ml
         if left < 0.15 * self.rv_volume_ml:
             raise InputError(
-                f"heart parameter 'rv_volume_ml' = {self.rv_volume_ml:.1f} cannot give the stroke volume of a left "
-                f"ventricle of {self.lv_volume_ml:.1f} mL that ejects {self.lv_ejection:.0%}; expected more"
+                f"heart parameters 'rv_volume_ml' = {self.rv_volume_ml:.1f} and 'lv_volume_ml' = "
+                f"{self.lv_volume_ml:.1f} contradict each other: the right ventricle cannot give the stroke volume of "
+                f"a left one that ejects {self.lv_ejection:.0%}; take more of the first or less of the second"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,19 +175,19 @@ class HeartParameters:
         return asdict(self)
 
 
-def _check_number(name: str, value: Any) -> None:
-    """Raise if the parameter ``name`` is a number out of its range."""
-    if isinstance(value, str):
-        return
-    if isinstance(value, dict):
-        for key, level in value.items():
-            _check_number(f"{name}.{key}", level)
-        return
-    if not np.isfinite(value):
-        raise InputError(f"heart parameter {name!r} must be finite, got {value}")
-    low, high = _REACH.get(name, (-np.inf, np.inf))
-    if not low <= value <= high:
+def _check_levels(levels_hu: Any) -> None:
+    """Raise unless there is one level in HU for everything that has one."""
+    if not isinstance(levels_hu, dict) or set(levels_hu) != set(LEVELS):
+        found = ", ".join(map(str, levels_hu)) if isinstance(levels_hu, dict) else repr(levels_hu)
+        raise InputError(f"heart parameter 'levels_hu': expected levels of {', '.join(LEVELS)}, got {found}")
+    for name, level in levels_hu.items():
+        _check_number(f"levels_hu.{name}", level, _STREAMING_REACH_HU if name == "streaming" else _LEVEL_REACH_HU)
+
+
+def _check_number(name: str, value: Any, reach: tuple[float, float], whole: bool = False) -> None:
+    """Raise unless the parameter ``name`` is a finite number, ``whole`` if need be, within ``reach``."""
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise InputError(f"heart parameter {name!r} must be a {'whole ' if whole else ''}number, got {value!r}")
+    low, high = reach
+    if not low <= value <= high:  # written so that NaN counts as outside
         raise InputError(f"heart parameter {name!r} must lie in {low} to {high}, got {value}")
-    is_size = name.endswith(("_mm", "_ml", "elongation")) and name not in _SIGNED
-    if is_size and (value < 0 or (value == 0 and name not in _MAY_BE_ZERO)):
-        raise InputError(f"heart parameter {name!r} must be above 0, got {value}")

@@ -31,12 +31,12 @@ class AnnotationSettings(Settings):
 
     Attributes:
         boundary_mm: standard deviation of the outlines; neighbours keep their common border.
-        gaps: whether touching structures are kept apart by one voxel of background.
+        gaps: how many voxels of background keep touching structures apart; both lose alike.
         pulmonary_mm: standard deviation of where along its branches the pulmonary artery's label ends.
     """
 
     boundary_mm: float = Field(0.7, ge=0, le=3)
-    gaps: bool = False
+    gaps: int = Field(0, ge=0, le=2)
     pulmonary_mm: float = Field(6.5, ge=0, le=15)
 
 
@@ -64,7 +64,7 @@ def as_drawn(
         rng: the reader.
     """
     drawn = _wavering(labels, axes, settings.boundary_mm, rng) if settings.boundary_mm > 0 else labels
-    return _with_gaps(drawn) if settings.gaps else drawn
+    return _with_gaps(drawn, axes, settings.gaps, rng) if settings.gaps else drawn
 
 
 def _wavering(
@@ -79,13 +79,20 @@ def _wavering(
     return labels[tuple(index)]
 
 
-def _with_gaps(labels: np.ndarray) -> np.ndarray:
-    """Return ``labels`` without the voxels that share a face with a structure of higher value."""
+def _with_gaps(labels: np.ndarray, axes: Sequence[np.ndarray], gaps: int, rng: np.random.Generator) -> np.ndarray:
+    """Return ``labels`` with ``gaps`` voxels, one or two, of background between structures that shared a face.
+
+    Of two voxels that share a face, both go for a gap of two. For a gap of one, the lower value goes in some regions
+    and the higher in the others: patches of a smooth random field, half of the volume each.
+    """
     separate = labels.copy()
+    low_goes = smooth_texture(axes, _WIDTH_MM, rng) > 0 if gaps == 1 else np.ones(labels.shape, bool)
+    high_goes = ~low_goes if gaps == 1 else low_goes
     for axis in range(labels.ndim):
-        source, target = np.moveaxis(labels, axis, 0), np.moveaxis(separate, axis, 0)
+        source, target, low, high = (np.moveaxis(a, axis, 0) for a in (labels, separate, low_goes, high_goes))
         before, after = source[:-1], source[1:]
-        touching = (before > 0) & (after > 0)
-        target[:-1][touching & (before < after)] = 0
-        target[1:][touching & (after < before)] = 0
+        touching, rising = (before > 0) & (after > 0) & (before != after), before < after
+        low, high = low[:-1], high[:-1]  # one decision for each pair
+        target[:-1][touching & np.where(rising, low, high)] = 0
+        target[1:][touching & np.where(rising, high, low)] = 0
     return separate

@@ -35,6 +35,8 @@ TISSUE_HU: dict[str, dict[str, tuple[float, float]]] = {
     "non_contrast": {"MYO": (45, 4), "liver": (55, 6), "muscle": (50, 5)},
 }
 _ALWAYS_HU = {"fat": (-95, 8), "lung": (-860, 30), "marrow": (170, 45), "cortex": (850, 120)}
+LEVELS = (*BLOOD_HU["arterial"], *TISSUE_HU["arterial"], *_ALWAYS_HU, "LA", "AO", "LAA", "streaming")
+"""Names of the levels of one patient."""
 _LOWEST_BLOOD_HU = {"arterial": 45.0, "mixed": 110.0, "late_venous": 110.0, "non_contrast": 30.0}
 _LAA_DROP_HU = {"arterial": 60.0, "mixed": 60.0, "late_venous": 5.0, "non_contrast": 0.0}
 _STREAMING_HU = {"arterial": 35.0, "mixed": 15.0, "late_venous": 4.0, "non_contrast": 0.0}

@@ -31,8 +31,7 @@ RA_CENTRE = np.array([47.0, 12.0, -12.0])
 BIFURCATION = np.array([-6.0, -6.0, 55.0])
 
 _TYPICAL_ML = 550.0  # LV, MYO, RV at their largest, LA, RA at rest, of the reference heart: sets the scale
-_MIDDLE_MM = 40.0
-"""From the base to the middle of the left ventricle."""
+_MIDDLES = {"LV": 40 * APEX, "RV": 30 * APEX + 33 * SEPTAL, "LA": LA_CENTRE, "RA": RA_CENTRE}
 _MOVED_BEHIND_MM = 55.0
 """How far behind the base the atria are stretched when it comes down."""
 
@@ -72,13 +71,15 @@ def heart_grid(axes: list[np.ndarray], p: HeartParameters) -> VoxelGrid:
 
 
 def check_field(axes: list[np.ndarray], p: HeartParameters) -> None:
-    """Raise InputError, naming the parameter, if the middle of the left ventricle lies outside the field of view."""
+    """Raise InputError, naming the parameter, if the middle of a chamber lies outside the field of view."""
     pose = heart_pose(p)
-    middle = pose.scale * pose.rotation @ (_MIDDLE_MM * APEX)
-    for side, axis, at in zip(("right", "front", "head"), axes, middle):
-        if not axis[0] <= at <= axis[-1]:
-            raise InputError(
-                f"the heart lies outside the field of view: the middle of the left ventricle is at {at:.0f} mm to the "
-                f"{side}, the field reaches from {axis[0]:.0f} to {axis[-1]:.0f}; change 'offset_{side}_mm' "
-                "or 'field_of_view_mm'"
-            )
+    for name, middle in _MIDDLES.items():
+        for side, axis, at in zip(("right", "front", "head"), axes, pose.scale * pose.rotation @ middle):
+            half = 0.5 * (axis[1] - axis[0])
+            low, high = axis[0] - half, axis[-1] + half
+            if not low <= at <= high:
+                raise InputError(
+                    f"the heart lies outside the field of view: the middle of the {name} is at {at:.0f} mm to the "
+                    f"{side}, the field reaches from {low:.0f} to {high:.0f}; change 'offset_{side}_mm', "
+                    "'field_of_view_mm' or 'spacing_mm'"
+                )

@@ -33,6 +33,7 @@ from voxpair.phantom.population import draw_anatomy
 _FIELD_CENTRE_MM = np.array([8.0, -5.0, -6.0])
 
 Labels = Literal["expert", "clean", "thorax"]
+Lengths = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 class PhantomSettings(ScanSettings):
@@ -41,7 +42,10 @@ class PhantomSettings(ScanSettings):
     Attributes:
         grid: voxels along right, front and head.
         field_of_view_mm: extent along the same axes of a scan of the heart alone.
-        arch_extra_mm: how much farther towards the head a scan up to the arch reaches, on the same grid.
+        spacing_mm: distance of voxels along the same axes; it takes the place of ``field_of_view_mm``, which is then
+            grid times spacing.
+        arch_extra_mm: how much farther towards the head a scan up to the arch reaches: on the same grid where the
+            field of view is given, by as many more slices where the spacing is.
         contrast: state to probability; the probabilities need not add up to one.
         women: probability of a woman.
         lead, wires, valve, stent: probability of a pacemaker lead, of wires in the sternum, of a mechanical mitral
@@ -56,8 +60,9 @@ class PhantomSettings(ScanSettings):
     """
 
     grid: tuple[int, int, int] = (64, 64, 64)
-    field_of_view_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (190.0, 190.0, 155.0)
-    arch_extra_mm: float = Field(40.0, ge=0)
+    field_of_view_mm: Lengths | None = (190.0, 190.0, 155.0)
+    spacing_mm: Lengths | None = None
+    arch_extra_mm: float = Field(40.0, ge=0, le=300)
     contrast: dict[str, float] = Field(
         default_factory=lambda: {"arterial": 0.6, "mixed": 0.2, "late_venous": 0.1, "non_contrast": 0.1}
     )
@@ -95,6 +100,18 @@ class PhantomSettings(ScanSettings):
     def _at_most_one_metal(self) -> PhantomSettings:
         if self.lead + self.wires + self.valve + self.stent > 1:
             raise ValueError("the probabilities lead, wires, valve and stent must not add up to more than 1")
+        return self
+
+    @model_validator(mode="after")
+    def _one_extent(self) -> PhantomSettings:
+        default = type(self).model_fields["field_of_view_mm"].default
+        if self.spacing_mm is None and self.field_of_view_mm is None:
+            raise ValueError("give field_of_view_mm or spacing_mm")
+        if self.spacing_mm is not None and self.field_of_view_mm not in (None, default):
+            raise ValueError(
+                "give field_of_view_mm or spacing_mm, not both: the field of view is grid times spacing; "
+                "field_of_view_mm=null takes away that of a preset"
+            )
         return self
 
 
@@ -157,9 +174,15 @@ def heart_case(settings: PhantomSettings, seed: int, index: int) -> Case:
 
     Its attributes say who was scanned and how, and give ``volume_LV_ml`` … of its labels in the field of view.
     """
+    return heart_case_with_others(settings, seed, index)[0]
+
+
+def heart_case_with_others(settings: PhantomSettings, seed: int, index: int) -> tuple[Case, dict[str, np.ndarray]]:
+    """Return :func:`heart_case`, and the expert and clean label maps (X, Y, Z) of it that are not its labels."""
     parameters = draw_parameters(seed, index, settings)
     scan = Scan.draw(np.random.default_rng(derive_seed("phantom scan", seed, index)), settings)
-    image, labels, affine = render(parameters, settings, scan)
+    phantom = make_phantom(parameters, settings, scan)
+    labels, affine = getattr(phantom, settings.labels), phantom.affine
     name = f"heart_{index:04d}"
     table = THORAX7 if settings.labels == "thorax" else CARDIAC8
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
@@ -175,7 +198,8 @@ def heart_case(settings: PhantomSettings, seed: int, index: int) -> Case:
         "scan": asdict(scan),
     }
     attributes = {**_attributes(parameters, settings, scan), **volumes}
-    return Case(name, image, labels, affine, table, name, "phantom", attributes, provenance)
+    case = Case(name, phantom.image, labels, affine, table, name, "phantom", attributes, provenance)
+    return case, {kind: getattr(phantom, kind) for kind in ("expert", "clean") if kind != settings.labels}
 
 
 def _attributes(p: HeartParameters, settings: PhantomSettings, scan: Scan) -> dict[str, Any]:
@@ -204,16 +228,23 @@ def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0
     Raises:
         InputError: ``first`` or ``workers`` make no sense.
     """
+    return (case for case, _ in heart_cases_with_others(settings, count, seed, first, workers))
+
+
+def heart_cases_with_others(
+    settings: PhantomSettings, count: int, seed: int, first: int = 0, workers: int = 1
+) -> Iterator[tuple[Case, dict[str, np.ndarray]]]:
+    """Stream as :func:`heart_cases` does, each case with its other label maps."""
     if first < 0 or workers < 1:
         raise InputError(f"phantom cases: first must be at least 0 and workers at least 1, got {first} and {workers}")
     indices = range(first, count)
     if workers == 1:
-        yield from (heart_case(settings, seed, index) for index in indices)
+        yield from (heart_case_with_others(settings, seed, index) for index in indices)
         return
     with ProcessPoolExecutor(workers) as pool:
-        waiting: deque[Future[Case]] = deque()
+        waiting: deque[Future[tuple[Case, dict[str, np.ndarray]]]] = deque()
         for index in indices:
-            waiting.append(pool.submit(heart_case, settings, seed, index))
+            waiting.append(pool.submit(heart_case_with_others, settings, seed, index))
             if len(waiting) > 2 * workers:  # never more than this in memory, however slow the consumer
                 yield waiting.popleft().result()
         while waiting:
@@ -222,13 +253,16 @@ def heart_cases(settings: PhantomSettings, count: int, seed: int, first: int = 0
 
 def voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:
     """Return voxel centres along each axis in body millimetres."""
-    extent = np.array(settings.field_of_view_mm)
+    voxels = np.array(settings.grid)
     centre = _FIELD_CENTRE_MM + np.array([p.offset_right_mm, p.offset_front_mm, p.offset_head_mm])
-    if p.scan_range == "up_to_arch":
-        extent[2] += settings.arch_extra_mm
-        centre[2] += settings.arch_extra_mm / 2
-    spacing = extent / settings.grid
-    return [
-        middle + step * (np.arange(voxels) - (voxels - 1) / 2)
-        for middle, step, voxels in zip(centre, spacing, settings.grid)
-    ]
+    extra_mm = settings.arch_extra_mm if p.scan_range == "up_to_arch" else 0.0
+    if settings.spacing_mm is None:
+        extent = np.array(settings.field_of_view_mm)
+        extent[2] += extra_mm
+        spacing = extent / voxels
+    else:
+        spacing = np.array(settings.spacing_mm)
+        voxels[2] += round(extra_mm / spacing[2])
+        extra_mm = (voxels[2] - settings.grid[2]) * spacing[2]
+    centre[2] += extra_mm / 2
+    return [middle + step * (np.arange(n) - (n - 1) / 2) for middle, step, n in zip(centre, spacing, voxels)]

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voxpair.cohorts import doctor, layouts, splits
+from voxpair.cohorts import doctor, layouts, splits, volumes
 from voxpair.cohorts.cohort import Cohort, CohortWriter
+from voxpair.core.run import make_folder
 from voxpair.stages.claims import Session, claim, finished
 
 if TYPE_CHECKING:
@@ -27,9 +28,13 @@ class Scans:
 
 
 def make_phantoms(output: Path, count: int, settings: PhantomSettings, session: Session, *, workers: int = 1) -> Cohort:
-    """Write a cohort of ``count`` phantom hearts, or chests where ``settings.labels`` says so."""
+    """Write a cohort of ``count`` phantom hearts, or chests where ``settings.labels`` says so.
+
+    Beside ``labelsTr`` lie the maps that were not asked for, ``labelsClean`` or ``labelsExpert``, on the same grids and
+    under the same names; ``manifest.json`` names them as ``other_labels``. nnU-Net does not look at them.
+    """
     from voxpair.core.labels import CARDIAC8, THORAX7
-    from voxpair.phantom.heart_cohort import heart_cases
+    from voxpair.phantom.heart_cohort import heart_cases_with_others
 
     run = claim(output, "phantom", settings, session, {"count": count})
     if finished(run.path):
@@ -37,10 +42,16 @@ def make_phantoms(output: Path, count: int, settings: PhantomSettings, session: 
     table = THORAX7 if settings.labels == "thorax" else CARDIAC8
     writer = CohortWriter(run.path, table, "MRI" if settings.modality == "mr" else "CT")
     session.progress.start("phantom hearts", count, len(writer))
-    for case in heart_cases(settings, count, session.seed, first=len(writer), workers=workers):
+    others = {kind: f"labels{kind.capitalize()}" for kind in ("expert", "clean") if kind != settings.labels}
+    for name in others.values():
+        make_folder(run.path / name)
+    for case, maps in heart_cases_with_others(settings, count, session.seed, first=len(writer), workers=workers):
+        for kind, labels in maps.items():  # first, so that a case the writer counts has all its files
+            volumes.write_labels(run.path / others[kind] / f"{case.name}.nii.gz", labels, case.affine)
         writer.add(case)
         session.progress.advance()
-    return writer.finish(manifest={"generator": "phantom", "seed": session.seed})
+    facts = {"generator": "phantom", "seed": session.seed, "other_labels": list(others.values())}
+    return writer.finish(manifest=facts)
 
 
 def import_scans(scans: Scans, output: Path, session: Session) -> Cohort:
