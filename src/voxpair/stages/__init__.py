@@ -11,7 +11,7 @@ torch is imported inside the stages that compute with it, so that the others sta
 """
 
 from voxpair.stages.claims import Session, opened, resolve_device
-from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, split
+from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, split, split_if_needed
 from voxpair.stages.generators import fit, sample
 from voxpair.stages.results import audit, evaluate_masks, evaluate_pairs, write_report
 from voxpair.stages.segmentation import pretrain, segment_fit, segment_predict
@@ -36,5 +36,6 @@ __all__ = [
     "segment_fit",
     "segment_predict",
     "split",
+    "split_if_needed",
     "write_report",
 ]

@@ -12,7 +12,7 @@ from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.errors import InputError
 from voxpair.core.run import RunFolder, read_json, versions
 from voxpair.core.settings import Settings
-from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
+from voxpair.stages.claims import Session, already_done, claim, finish, finished, opened, resolve_device, stage_facts
 from voxpair.stages.segmentation import segment_predict
 from voxpair.stages.selection import Selection, add_accepted
 
@@ -38,16 +38,16 @@ def fit(
     cohort = opened(cohort)
     cohort.split("train")  # an unsplit cohort is refused before anything is claimed
     inputs = {"cohort": cohort.digest(), "generator": generator, "pseudo_labels": str(pseudo_labels or "")}
-    run = claim(output, "generator", settings, session, inputs)
-    if not finished(run.path):
-        if pseudo_labels is not None:
-            cohort = _with_pseudo_labels(cohort, pseudo_labels, run, session)
-        model = generator_class(generator)(settings, cohort.label_table, cohort.modality)
-        model.fit(cohort, run, steps=steps)
-        if steps is None or model.steps[-1] in steps:
-            model.save(run.path / "model")
-            finish(run.path, cohort=str(cohort.folder.resolve()))
-    return run.path
+    with claim(output, "generator", settings, session, inputs) as run:
+        if not already_done(run.path, session):
+            if pseudo_labels is not None:
+                cohort = _with_pseudo_labels(cohort, pseudo_labels, run, session)
+            model = generator_class(generator)(settings, cohort.label_table, cohort.modality)
+            model.fit(cohort, run, steps=steps)
+            if steps is None or model.steps[-1] in steps:
+                model.save(run.path / "model")
+                finish(run.path, cohort=str(cohort.folder.resolve()))
+        return run.path
 
 
 def sample(
@@ -75,33 +75,35 @@ def sample(
     inputs = {"weights": model.digest, "condition": dict(condition or {})}
     if selection is not None:
         inputs["selection"] = selection.describe()
-    folder = claim(output, "sample", None, session, inputs).path
-    if finished(folder):
-        cohort = Cohort.open(folder)
-        if len(cohort) >= count:
-            return cohort
-        writer = CohortWriter.reopen(folder)
-    else:
-        writer = CohortWriter(folder, model.label_table, model.modality)
-    session.progress.start("synthetic pairs", count, len(writer))
     draw = partial(model.sample, seed=session.seed, condition=condition)
-    if selection is None:
-        for case in draw(count, first=len(writer)):
-            writer.add(case)
-            session.progress.advance()
-    else:
-        add_accepted(writer, lambda index: next(draw(index + 1, first=index)), count, selection, session)
-    manifest = {
-        "generator": facts["inputs"]["generator"],
-        "weights_sha256": model.digest,
-        "seed": session.seed,
-        "condition": dict(condition or {}),
-        "training_patients": model.training_patients,
-        "versions": versions(),
-    }
-    if selection is not None:
-        manifest["selection"] = read_json(folder / "selection.json")
-    return writer.finish(manifest=manifest)
+    draw(count)  # an unknown condition is refused before anything is claimed
+    with claim(output, "sample", None, session, inputs) as claimed:
+        folder = claimed.path
+        if finished(folder):
+            cohort = Cohort.open(folder)
+            if len(cohort) >= count and already_done(folder, session):
+                return cohort
+            writer = CohortWriter.reopen(folder)
+        else:
+            writer = CohortWriter(folder, model.label_table, model.modality)
+        session.progress.start("synthetic pairs", count, len(writer))
+        if selection is None:
+            for case in draw(count, first=len(writer)):
+                writer.add(case)
+                session.progress.advance()
+        else:
+            add_accepted(writer, lambda index: next(draw(index + 1, first=index)), count, selection, session)
+        manifest = {
+            "generator": facts["inputs"]["generator"],
+            "weights_sha256": model.digest,
+            "seed": session.seed,
+            "condition": dict(condition or {}),
+            "training_patients": model.training_patients,
+            "versions": versions(),
+        }
+        if selection is not None:
+            manifest["selection"] = read_json(folder / "selection.json")
+        return writer.finish(manifest=manifest)
 
 
 def _with_pseudo_labels(cohort: Cohort, segmenter: Path, run: RunFolder, session: Session) -> Cohort:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder
-from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
+from voxpair.stages.claims import Session, already_done, claim, finish, opened, resolve_device, stage_facts
 from voxpair.stages.segmentation import segment_fit
 
 if TYPE_CHECKING:
@@ -70,15 +70,15 @@ def evaluate_pairs(
         "segmenter": judge.digest if judge else segmenter.model_dump(mode="json"),
         "network": others.digest if others else "",
     }
-    run = claim(output, "pairs", None, session, inputs)
-    if not finished(run.path):
-        if judge is None:
-            segmenter = segment_fit([there], run.path / "segmenter", segmenter, session)
-            judge = real_only_segmenter(segmenter, session)
-        judges = Judges(EncoderFeatures(judge, segmenter.name), judge.predict, others)
-        evaluate(made, there, run.path, judges=judges, seed=session.seed, progress=session.progress)
-        finish(run.path)
-    return read_measures(run.path / "pairs.json")
+    with claim(output, "pairs", None, session, inputs) as run:
+        if not already_done(run.path, session):
+            if judge is None:
+                segmenter = segment_fit([there], run.path / "segmenter", segmenter, session)
+                judge = real_only_segmenter(segmenter, session)
+            judges = Judges(EncoderFeatures(judge, segmenter.name), judge.predict, others)
+            evaluate(made, there, run.path, judges=judges, seed=session.seed, progress=session.progress)
+            finish(run.path)
+        return read_measures(run.path / "pairs.json")
 
 
 def audit(
@@ -115,11 +115,11 @@ def audit(
             "cohort of other patients with --reference"
         )
     inputs = {"synthetic": made.digest(), "training": seen.digest(), "reference": strangers.digest()}
-    run = claim(output, "audit", settings, session, inputs)
-    if not finished(run.path):
-        examine(made, seen, strangers, run.path, settings, run.child("detector"))
-        finish(run.path)
-    return read_audit(run.path / "audit.json")
+    with claim(output, "audit", settings, session, inputs) as run:
+        if not already_done(run.path, session):
+            examine(made, seen, strangers, run.path, settings, run.child("detector"))
+            finish(run.path)
+        return read_audit(run.path / "audit.json")
 
 
 def seen_and_held_out(real: Cohort) -> tuple[Cohort, Cohort]:
