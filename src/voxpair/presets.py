@@ -20,6 +20,7 @@ from voxpair.core.settings import Settings, merge, override
 
 if TYPE_CHECKING:
     from voxpair.cohorts.cohort import Cohort
+    from voxpair.cohorts.layouts import Listing
     from voxpair.plans import Plan
 
 Nested = dict[str, Any]
@@ -258,13 +259,13 @@ def plan(
     name: str,
     config: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
-    cohort: Cohort | Path | None = None,
+    cohort: Cohort | Path | Listing | None = None,
     generator: str = "joint_ldm",
 ) -> Plan:
     """Return the settings of preset ``name`` with a settings file and ``key=value`` assignments laid over them.
 
     Args:
-        cohort: what "auto" looks at.
+        cohort: what "auto" looks at; scans that are listed and not imported yet will do.
         generator: whose settings the plan holds.
 
     Raises:
@@ -295,7 +296,7 @@ def part(
     return override(merge(settings, dict(config or {}), source="--config"), assignments)
 
 
-def _look_up(name: str, cohort: Cohort | Path | None) -> Nested:
+def _look_up(name: str, cohort: Cohort | Path | Listing | None) -> Nested:
     if name not in PRESETS:
         raise InputError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     if name != "auto":
@@ -312,17 +313,22 @@ def _size_of_auto() -> str:
     return "study" if torch.cuda.is_available() else "demo"
 
 
-def _for_cohort(cohort: Cohort | Path) -> Nested:
+def _for_cohort(cohort: Cohort | Path | Listing) -> Nested:
     """Plan for a cohort: its median shape, shrunk until the machine can hold it, on multiples of 8."""
     import nibabel as nib
     import numpy as np
 
     from voxpair.cohorts.cohort import Cohort
+    from voxpair.cohorts.layouts import Listing
 
-    cohort = cohort if isinstance(cohort, Cohort) else Cohort.open(cohort)
+    if isinstance(cohort, Listing):
+        images = [scan.image for scan in cohort.scans]
+    else:
+        cohort = cohort if isinstance(cohort, Cohort) else Cohort.open(cohort)
+        images = [record.image_path for record in cohort.records]
     shapes = []
-    for record in cohort.records:
-        header = nib.load(record.image_path)
+    for image in images:
+        header = nib.load(image)
         axes = nib.io_orientation(header.affine)[:, 0].astype(int)
         shape = np.empty(3)
         shape[axes] = header.shape[:3]
@@ -333,7 +339,7 @@ def _for_cohort(cohort: Cohort | Path) -> Nested:
     grid = [max(16, round(n * shrink / 8) * 8) for n in shape]
     base = study() if gpu else demo()
     base["generator"].pop("conditions", None)
-    about = f"planned from {len(cohort)} scans of median shape {' x '.join(f'{n:.0f}' for n in shape)}"
+    about = f"planned from {len(images)} scans of median shape {' x '.join(f'{n:.0f}' for n in shape)}"
     return _merge(base, _shared({"grid": grid}, {}), {"about": about, "cases": {"train": 0.6, "val": 0.2, "test": 0.2}})
 
 
