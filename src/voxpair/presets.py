@@ -319,15 +319,10 @@ def _for_cohort(cohort: Cohort | Path | Listing) -> Nested:
     import numpy as np
 
     from voxpair.cohorts.cohort import Cohort
-    from voxpair.cohorts.layouts import Listing
 
-    if isinstance(cohort, Listing):
-        images = [scan.image for scan in cohort.scans]
-    else:
-        cohort = cohort if isinstance(cohort, Cohort) else Cohort.open(cohort)
-        images = [record.image_path for record in cohort.records]
+    cohort = Cohort.open(cohort) if isinstance(cohort, str | Path) else cohort
     shapes = []
-    for image in images:
+    for image in cohort.images:
         header = nib.load(image)
         axes = nib.io_orientation(header.affine)[:, 0].astype(int)
         shape = np.empty(3)
@@ -339,7 +334,7 @@ def _for_cohort(cohort: Cohort | Path | Listing) -> Nested:
     grid = [max(16, round(n * shrink / 8) * 8) for n in shape]
     base = study() if gpu else demo()
     base["generator"].pop("conditions", None)
-    about = f"planned from {len(images)} scans of median shape {' x '.join(f'{n:.0f}' for n in shape)}"
+    about = f"planned from {len(shapes)} scans of median shape {' x '.join(f'{n:.0f}' for n in shape)}"
     return _merge(base, _shared({"grid": grid}, {}), {"about": about, "cases": {"train": 0.6, "val": 0.2, "test": 0.2}})
 
 

@@ -93,6 +93,10 @@ class Cohort:
         return tuple(record.name for record in self.records)
 
     @property
+    def images(self) -> tuple[Path, ...]:
+        return tuple(record.image_path for record in self.records)
+
+    @property
     def patients(self) -> tuple[str, ...]:
         """Patients in order of first appearance."""
         return tuple(dict.fromkeys(record.patient for record in self.records))

@@ -59,6 +59,10 @@ class Listing:
     notes: tuple[str, ...] = ()
     manifest: Mapping[str, Any] | None = None
 
+    @property
+    def images(self) -> tuple[Path, ...]:
+        return tuple(scan.image for scan in self.scans)
+
     def digest(self) -> str:
         """Name the content: it changes with any file, name or attribute (see ``Cohort.digest``)."""
         mark = volumes.content_mark
@@ -216,10 +220,7 @@ def patterns(source: Path, images: str | None, labels: str | None) -> Listing:
             f"({len(orphans)} such label files)"
         )
     scans = [Scan(_clean(name), path, label_files.get(name)) for name, path in sorted(image_files.items())]
-    without = sum(scan.labels is None for scan in scans)
     notes = _junk_note(junk + more_junk)
-    if without:
-        notes.append(f"{without} of {len(scans)} images have no labels: imported as unlabelled")
     if renamed := [name for name in image_files if _clean(name) != name]:
         notes.append(f"case names got _ for other characters, such as {_clean(renamed[0])!r} for {renamed[0]!r}")
     return Listing(tuple(scans), notes=tuple(notes))
@@ -276,7 +277,7 @@ def _left_out(folder: Path) -> tuple[str, ...]:
 
 
 def _with_patients(source: Path, listing: Listing) -> Listing:
-    """Fill in patients and attributes from a ``cases.csv`` beside the scans, or from the names."""
+    """Fill in patients and attributes from a ``cases.csv`` beside the scans, or from the names; note what was done."""
     table = source / "cases.csv"
     rows = read_cases_csv(table) if table.exists() else {}
     scans, frames = [], 0
@@ -289,6 +290,8 @@ def _with_patients(source: Path, listing: Listing) -> Listing:
         attributes = {k: parse_attribute(v) for k, v in row.items() if k not in COLUMNS and v != ""}
         scans.append(replace(scan, patient=patient or scan.name, attributes=attributes or scan.attributes))
     notes = list(listing.notes)
+    if without := sum(scan.labels is None for scan in scans):
+        notes.append(f"{without} of {len(scans)} images have no labels: imported as unlabelled")
     if frames:
         notes.append(f"the patients of {frames} cases were taken from names such as patient001_frame01")
     return replace(listing, scans=tuple(scans), notes=tuple(notes))
