@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder
+from voxpair.evaluation.masks import NSD_TOLERANCE_MM
 from voxpair.stages.claims import Session, already_done, claim, finish, opened, resolve_device, stage_facts
 from voxpair.stages.segmentation import segment_fit
 
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def evaluate_masks(
-    predictions: Path | Cohort, reference: Path | Cohort, output: Path, session: Session, *, tolerance_mm: float = 1.0
+    predictions: Path | Cohort,
+    reference: Path | Cohort,
+    output: Path,
+    session: Session,
+    *,
+    tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> Summary:
     """Compare predicted with reference labels: ``masks.csv`` and ``masks.json`` in ``output``.
 
@@ -32,6 +38,12 @@ def evaluate_masks(
     wanted = {record.split for record in predicted.records}
     if None not in wanted:
         reference = replace(reference, records=tuple(r for r in reference.records if r.split in wanted))
+    taught = sum(record.split == "train" for record in reference.records)
+    if taught:
+        session.progress.say(
+            f"  {taught} of the {len(reference)} judged cases are training cases of {reference.folder}: a segmenter "
+            "that was fitted on them scores too well; 'voxpair segment predict ... --split test' leaves them out"
+        )
     make_folder(output)
     return evaluate(predicted, reference, output, tolerance_mm=tolerance_mm, progress=session.progress)
 
