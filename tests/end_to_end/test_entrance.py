@@ -1,7 +1,13 @@
 """The entrance: which source a command takes, what a folder that is there already means, and what is said about it."""
 
 import json
+import os
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import nibabel as nib
 import numpy as np
@@ -17,14 +23,14 @@ PRESET = ("--preset", "unit")
 
 @pytest.fixture
 def voxpair(capsys):
-    """Runs a command line; gives what it says on both streams, in one line, after looking at its exit code."""
+    """Runs a command line; gives what it says, the next command last, in one line; looks at its exit code."""
 
     def run(*words, code=0):
         with pytest.raises(SystemExit) as end:
             main([str(word) for word in words])
         said = capsys.readouterr()
         assert end.value.code == code, said
-        return " ".join((said.out + said.err).split())
+        return " ".join((said.err + said.out).split())
 
     return run
 
@@ -54,6 +60,12 @@ def nnunet(scans, tmp_path, voxpair):
     (tmp_path / "nnunet/dataset.json").write_text(json.dumps(content))
     (tmp_path / "nnunet/cases.csv").unlink()
     return tmp_path / "nnunet"
+
+
+def next_words(said, folder, *changes):
+    """Return the printed next command; names in capitals stand for folders, ``changes`` for words."""
+    words = shlex.split(said.rpartition("next: voxpair ")[2])
+    return [dict(changes).get(word, folder / word.lower() if word.isupper() else word) for word in words]
 
 
 def test_run_compares_its_source_with_the_cohort_that_is_there(scans, tmp_path, voxpair, main_job_ends_with_the_split):
@@ -177,3 +189,68 @@ def test_refused_fits_and_samples_leave_nothing_behind(scans, tmp_path, voxpair)
     assert "already done" not in voxpair(*sample, "--overwrite") and image.stat().st_mtime_ns > before
     voxpair(*sample, "--overwrite", "--condition", "colour=red", code=2)
     assert len(Cohort.open(tmp_path / "made")) == 2
+
+
+def test_the_printed_next_command_runs(tmp_path, voxpair):
+    """From hearts to judged predictions by what is printed; names in capitals, numbers and presets are filled in."""
+    quick, real, real_test = ("--device", "cpu"), tmp_path / "hearts", ["--split", "test"]
+    said = voxpair("phantom", "-o", real, "-n", "10", *PRESET)
+    voxpair(*next_words(said, tmp_path))
+    said = voxpair("check", real)
+    assert next_words(said, tmp_path) == ["fit", str(real), "-o", tmp_path / "run"]
+    said = voxpair(*next_words(said, tmp_path), *PRESET, *quick)
+    said = voxpair(*next_words(said, tmp_path, ("100", "3")), *quick)
+    assert next_words(said, tmp_path)[:4] == ["evaluate", "pairs", str(tmp_path / "synthetic"), str(real)]
+
+    synthetic = tmp_path / "synthetic"
+    said = voxpair("pretrain", synthetic, real, "-o", tmp_path / "encoder", *PRESET, *quick)
+    assert next_words(said, tmp_path)[2:4] == [str(real), str(synthetic)]
+    said = voxpair(*next_words(said, tmp_path), *quick)
+    assert next_words(said, tmp_path)[-2:] == real_test
+    said = voxpair(*next_words(said, tmp_path), *quick)
+    said = voxpair(*next_words(said, tmp_path))
+    assert "training cases" not in said and "next:" not in said and (tmp_path / "evaluation/masks.json").exists()
+
+    voxpair("segment", "predict", tmp_path / "segmenter", real, "-o", tmp_path / "all", *quick)
+    (tmp_path / "summary.json").write_text("{}")
+    said = voxpair("evaluate", "masks", tmp_path / "all", real, "-o", tmp_path / "evaluation")
+    assert "6 of the 10 judged cases are training cases" in said
+    assert next_words(said, tmp_path) == ["report", str(tmp_path)]
+
+
+def test_the_next_command_of_an_import(scans, tmp_path, voxpair):
+    said = voxpair("import", scans, "-o", tmp_path / "cohort")
+    said = voxpair(*next_words(said, tmp_path))
+    voxpair(*next_words(said, tmp_path))
+    assert set(Cohort.open(tmp_path / "cohort").split_counts) == {"train", "val"}
+
+
+def test_a_report_needs_a_result(tmp_path, voxpair):
+    (tmp_path / "notes.txt").write_text("not a run")
+    assert "holds no result" in voxpair("report", tmp_path, code=2)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_scans_without_labels_are_counted(nnunet, tmp_path, voxpair):
+    (nnunet / "labelsTr/heart_0003.nii.gz").unlink()
+    assert "1 of 10 images have no labels" in voxpair("import", nnunet, "-o", tmp_path / "cohort")
+
+
+def test_an_interrupted_command_says_so(tmp_path):
+    words = ["phantom", "-o", str(tmp_path / "hearts"), "-n", "200", *PRESET]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "voxpair", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal interrupts the workers too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may have us ignore it
+    )
+    while not list(tmp_path.glob("hearts/imagesTr/*")):
+        assert process.poll() is None, "the command ended before it could be interrupted"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130
+    assert [line for line in said.splitlines() if line] == [
+        "error: interrupted. What was finished is kept: the same command goes on from there."
+    ]

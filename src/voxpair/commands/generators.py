@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from voxpair.core.errors import InputError
+from voxpair.core.run import read_json
 from voxpair.options import (
     Config,
     Device,
@@ -92,4 +93,6 @@ def sample(
         selection = stages.make_selection(run, real, segmenter, rules.split(",") if rules else None, attempts)
     with session_of(device, seed, overwrite, quiet) as session:
         stages.sample(run, output, count, session, condition=read_conditions(condition), selection=selection)
-    say_next(f"voxpair evaluate pairs {quoted(output)} COHORT -o QUALITY")
+    fitted_on = Path(read_json(run / "done.json").get("cohort", ""))
+    cohort = quoted(fitted_on) if (fitted_on / "dataset.json").exists() else "COHORT"
+    say_next(f"voxpair evaluate pairs {quoted(output)} {cohort} -o QUALITY")

@@ -55,8 +55,8 @@ def segment_fit(
     from voxpair.segmentation.segmenter import Segmenter
 
     given = [opened(cohort) for cohort in cohorts]
-    real = [cohort for cohort in given if not _is_made(cohort)]
-    made = [cohort for cohort in given if _is_made(cohort)]
+    real = [cohort for cohort in given if not is_made(cohort)]
+    made = [cohort for cohort in given if is_made(cohort)]
     if len(real) != 1:
         raise InputError(f"expected one real cohort and any number of synthetic ones, got {len(real)} real")
     train = real[0].split("train").labelled()
@@ -113,5 +113,6 @@ def _training_part(cohort: Cohort) -> Cohort:
     return cohort.split("train") if any(cohort.split_counts.get(name) for name in ("train", "val", "test")) else cohort
 
 
-def _is_made(cohort: Cohort) -> bool:
+def is_made(cohort: Cohort) -> bool:
+    """True if no case of a cohort is a scan: synthetic pairs, or what a segmenter predicted."""
     return all(record.source in ("synthetic", "prediction") for record in cohort.records)
