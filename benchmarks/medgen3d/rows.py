@@ -218,10 +218,10 @@ def _fit(bench: Bench, row: str) -> None:
         if row not in ("slice_ddpm", "alpha_wgan"):
             stages.fit(bench.cohort, folder, settings, session, generator=row)
             return
-        run = claim(folder, "baseline", settings, session, {"cohort": bench.cohort.digest(), "row": row})
-        fit = fit_slice_ddpm if row == "slice_ddpm" else fit_alpha_wgan
-        save_weights(folder / "weights.safetensors", fit(_training(bench, run), settings, run))
-        finish(folder)
+        with claim(folder, "baseline", settings, session, {"cohort": bench.cohort.digest(), "row": row}) as run:
+            fit = fit_slice_ddpm if row == "slice_ddpm" else fit_alpha_wgan
+            save_weights(folder / "weights.safetensors", fit(_training(bench, run), settings, run))
+            finish(folder)
 
 
 def _training(bench: Bench, run: RunFolder) -> PreparedCohort:
@@ -253,17 +253,19 @@ def _draw(bench: Bench, row: str) -> None:
             return
         draw, weights = _drawer(bench, row, device)
         cohort, count = bench.cohort, _wanted(bench, row)
-        folder = claim(bench.work / row / "drawn", "sample", None, bench.session(progress), {"weights": weights}).path
-        whole = (folder / "dataset.json").exists()
-        writer = CohortWriter.reopen(folder) if whole else CohortWriter(folder, cohort.label_table, cohort.modality)
-        progress.start(row, count, len(writer))
-        for index in range(len(writer), count):
-            began = time.monotonic()
-            case = draw(index)
-            log.write(json.dumps({"case": case.name, "seconds": round(time.monotonic() - began, 4)}) + "\n")
-            writer.add(case)
-            progress.advance()
-        writer.finish(manifest={"row": row, "weights": weights, "seed": bench.seed})
+        with claim(bench.work / row / "drawn", "sample", None, bench.session(progress), {"weights": weights}) as run:
+            whole = (run.path / "dataset.json").exists()
+            writer = (
+                CohortWriter.reopen(run.path) if whole else CohortWriter(run.path, cohort.label_table, cohort.modality)
+            )
+            progress.start(row, count, len(writer))
+            for index in range(len(writer), count):
+                began = time.monotonic()
+                case = draw(index)
+                log.write(json.dumps({"case": case.name, "seconds": round(time.monotonic() - began, 4)}) + "\n")
+                writer.add(case)
+                progress.advance()
+            writer.finish(manifest={"row": row, "weights": weights, "seed": bench.seed})
 
 
 def _draw_slices(bench: Bench, device: str, progress: ConsoleProgress) -> Iterator[float]:

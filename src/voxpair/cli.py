@@ -1,6 +1,7 @@
 """The command line: which verbs there are, in the order of the data flow, and what an error looks like.
 
-Exit codes: 0 done, 1 failed while running, 2 wrong arguments or input. The same command run again resumes.
+Exit codes: 0 done, 1 failed while running, 2 wrong arguments or input, 130 interrupted. The same command run again
+resumes.
 Nothing that computes is imported before a verb needs it, so that ``--help`` answers at once.
 """
 
@@ -15,6 +16,8 @@ import typer
 
 from voxpair.commands import cohorts, generators, main_job, results, segmentation, study
 from voxpair.core.errors import VoxpairError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 VERBS = {
     "The main job": {"run": main_job.run, "demo": main_job.demo},
@@ -80,8 +83,10 @@ def main(words: list[str] | None = None) -> None:
         if {"--verbose", "-v"} & set(words):
             traceback.print_exc()
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted. What was finished is kept: the same command goes on from there.", 130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has turned the KeyboardInterrupt into this
+            _fail("interrupted. What was finished is kept: the same command goes on from there.", INTERRUPTED)
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO):
             raise

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Seed = Annotated[int, typer.Option(help="Names all randomness of this command.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier, different command left there.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace what an earlier command left there; run, demo and study keep the steps that are the same.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an unexpected error's cause.")]
 PresetName = Annotated[str, typer.Option("--preset", "-p", help="A whole set of settings; 'voxpair info' lists them.")]

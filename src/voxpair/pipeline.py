@@ -35,15 +35,17 @@ from voxpair.stages import Scans, Session
 def run(scans: Scans, output: Path, plan_for: Callable[[Cohort], Plan], session: Session) -> Path:
     """Do the main job on a user's scans and return the path of the report.
 
+    A cohort that voxpair made is used where it is, and split there if it is not yet; other scans are imported.
+
     Args:
         plan_for: gives the plan once the cohort is known, since an automatic plan depends on it.
     """
+    session = replace(session, nested=True)
+    scans.check()
     clock = _Clock(output / "timings.json", session)
     with clock("import"):
-        if (scans.source / "cases.csv").exists():
+        if scans.are_a_cohort:
             cohort = Cohort.open(scans.source)
-        elif (output / "cohort" / "dataset.json").exists() and not session.overwrite:
-            cohort = Cohort.open(output / "cohort")
         else:
             cohort = stages.import_scans(scans, output / "cohort", session)
     with clock("check"):
@@ -53,6 +55,7 @@ def run(scans: Scans, output: Path, plan_for: Callable[[Cohort], Plan], session:
 
 def demo(output: Path, plan: Plan, session: Session) -> Path:
     """Do the main job on phantom hearts and return the path of the report."""
+    session = replace(session, nested=True)
     clock = _Clock(output / "timings.json", session)
     with clock("phantom hearts"):
         cohort = stages.make_phantoms(output / "cohort", plan.cases.phantom, plan.phantom, session, workers=2)
@@ -61,9 +64,7 @@ def demo(output: Path, plan: Plan, session: Session) -> Path:
 
 def _pairs_and_segmenters(cohort: Cohort, output: Path, plan: Plan, session: Session, clock: _Clock) -> Path:
     with clock("split"):
-        if set(cohort.split_counts) == {""}:
-            stages.split(cohort.folder, (plan.cases.train, plan.cases.val, plan.cases.test), session)
-            cohort = Cohort.open(cohort.folder)
+        cohort = stages.split_if_needed(cohort, (plan.cases.train, plan.cases.val, plan.cases.test), session)
     session = replace(session, cache=output / "prepared")
     materials = Materials(plan.cases.limit(cohort), output, plan)
     cohort, arms = materials.cohort, {name: PROTOCOLS[name] for name in plan.protocols}

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxpair.core.errors import InputError
-from voxpair.core.settings import Settings, merge, override
+from voxpair.core.settings import Settings, layered, merge, override
+from voxpair.papers import papers_way
 
 if TYPE_CHECKING:
     from voxpair.cohorts.cohort import Cohort
+    from voxpair.cohorts.layouts import Listing
     from voxpair.plans import Plan
 
 Nested = dict[str, Any]
@@ -34,7 +36,7 @@ def unit() -> Nested:
     Score: none worth naming; hearts of 16 voxels are blobs
     """
     short = {"batch_size": 2, "precision": "32-true"}
-    return _merge(
+    return layered(
         _shared({"grid": [16, 16, 16]}, {"channels": [8, 16, 16]}),
         {
             "about": "every stage on tiny phantoms",
@@ -70,7 +72,7 @@ def demo() -> Nested:
     Time: within 15 minutes
     Score: hearts with their eight labels; Dice in benchmarks/phantom/
     """
-    return _merge(
+    return layered(
         _shared({"grid": [40, 40, 40]}, {"channels": [8, 16, 32]}),
         {
             "about": "phantom hearts on a laptop's processor",
@@ -114,7 +116,7 @@ def hippocampus() -> Nested:
     Score: Dice in benchmarks/hippocampus/
     """
     grid = {"grid": [40, 56, 40], "fit": "crop_or_pad"}
-    return _merge(
+    return layered(
         _shared(grid, {"channels": [8, 16, 32, 64]}),
         {
             "about": "hippocampus MRI at native resolution",
@@ -151,7 +153,7 @@ def study() -> Nested:
     Time: not measured yet
     Score: not measured yet
     """
-    return _merge(_ct_size([96, 96, 96], batch_size=8), {"about": "cardiac CT at 96 x 96 x 96", "seeds": 3})
+    return layered(_ct_size([96, 96, 96], batch_size=8), {"about": "cardiac CT at 96 x 96 x 96", "seeds": 3})
 
 
 def large() -> Nested:
@@ -162,7 +164,7 @@ def large() -> Nested:
     Time: not measured yet
     Score: not measured yet
     """
-    return _merge(
+    return layered(
         _ct_size([128, 128, 128], batch_size=4),
         {"about": "cardiac CT at 128 x 128 x 128", "generator": {"autoencoder": {"channels": [32, 64, 128]}}},
     )
@@ -176,7 +178,7 @@ def best() -> Nested:
     Time: not measured yet
     Score: not measured yet
     """
-    return _merge(
+    return layered(
         _ct_size([256, 256, 160], batch_size=1),
         {
             "about": "cardiac CT at 256 x 256 x 160",
@@ -201,7 +203,7 @@ def paper() -> Nested:
     """
     recipe = papers_way(best())
     loop = recipe["segmentation"]["loop"]
-    return _merge(recipe, {"segmentation": {"loop": {"updates": 300 * loop["validate_every"]}}})
+    return layered(recipe, {"segmentation": {"loop": {"updates": 300 * loop["validate_every"]}}})
 
 
 def auto() -> Nested:
@@ -264,13 +266,13 @@ def plan(
     name: str,
     config: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
-    cohort: Cohort | Path | None = None,
+    cohort: Cohort | Path | Listing | None = None,
     generator: str = "joint_ldm",
 ) -> Plan:
     """Return the settings of preset ``name`` with a settings file and ``key=value`` assignments laid over them.
 
     Args:
-        cohort: what "auto" looks at.
+        cohort: what "auto" looks at; scans that are listed and not imported yet will do.
         generator: whose settings the plan holds.
 
     Raises:
@@ -301,7 +303,7 @@ def part(
     return override(merge(settings, dict(config or {}), source="--config"), assignments)
 
 
-def _look_up(name: str, cohort: Cohort | Path | None) -> Nested:
+def _look_up(name: str, cohort: Cohort | Path | Listing | None) -> Nested:
     if name not in PRESETS:
         raise InputError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     if name != "auto":
@@ -318,17 +320,17 @@ def _size_of_auto() -> str:
     return "study" if torch.cuda.is_available() else "hippocampus"
 
 
-def _for_cohort(cohort: Cohort | Path) -> Nested:
+def _for_cohort(cohort: Cohort | Path | Listing) -> Nested:
     """Plan for a cohort: its median shape, shrunk until the machine can hold it, on multiples of 8."""
     import nibabel as nib
     import numpy as np
 
     from voxpair.cohorts.cohort import Cohort
 
-    cohort = cohort if isinstance(cohort, Cohort) else Cohort.open(cohort)
+    cohort = Cohort.open(cohort) if isinstance(cohort, str | Path) else cohort
     shapes = []
-    for record in cohort.records:
-        header = nib.load(record.image_path)
+    for image in cohort.images:
+        header = nib.load(image)
         axes = nib.io_orientation(header.affine)[:, 0].astype(int)
         shape = np.empty(3)
         shape[axes] = header.shape[:3]
@@ -339,8 +341,8 @@ def _for_cohort(cohort: Cohort | Path) -> Nested:
     grid = [max(16, round(n * shrink / 8) * 8) for n in shape]
     base = study() if gpu else hippocampus()
     base["generator"].pop("conditions", None)
-    about = f"planned from {len(cohort)} scans of median shape {' x '.join(f'{n:.0f}' for n in shape)}"
-    return _merge(
+    about = f"planned from {len(shapes)} scans of median shape {' x '.join(f'{n:.0f}' for n in shape)}"
+    return layered(
         base,
         _shared({"grid": grid, "fit": "resample"}, {}),
         {
@@ -362,7 +364,7 @@ def _shared(preprocess: Nested, backbone: Nested) -> Nested:
 
 
 def _ct_size(grid: list[int], batch_size: int) -> Nested:
-    return _merge(
+    return layered(
         _shared({"grid": grid}, {"channels": [32, 64, 128, 256]}),
         {
             "cases": {"phantom": 300, "train": 100, "val": 50, "test": 150},
@@ -377,73 +379,3 @@ def _ct_size(grid: list[int], batch_size: int) -> Nested:
             "segmentation": {"loop": {"updates": 5000, "batch_size": 4, "validate_every": 100, "patience": 10}},
         },
     )
-
-
-def papers_way(preset: Nested) -> Nested:
-    """Return ``preset`` with what the papers say in place of what we recommend, whatever its size.
-
-    The papers count patience in epochs, of which one is a pass over nine tenths of the pairs: the tenth judges. Epochs
-    are those of the arm with most pairs, so that every arm is judged equally often.
-    """
-    synthetic = 3 * preset["cases"]["train"]
-    epochs = {
-        part: round(0.9 * pairs / preset[part]["loop"]["batch_size"])
-        for part, pairs in (("pretraining", synthetic), ("segmentation", synthetic + preset["cases"]["train"]))
-    }
-    return _merge(
-        preset,
-        {
-            "about": preset["about"] + ", the papers' recipe",
-            "generator": {
-                "autoencoder": {
-                    "label_code": "rgb",
-                    "stem_channels": 3,
-                    "fusion": "add",
-                    "shortcut": False,
-                    "image_weight": 1.0,
-                    "spectral_weight": 0,
-                    "label_drop": 0,
-                    "label_weight": 1.0,
-                    "augmentation": "paper",
-                    "gate": 0,
-                },
-                "latents": {"augmentation": "paper"},
-                "diffusion": {"formulation": "epsilon", "trust": None, "levels": 1000, "loss": "l2"},
-                "sampling": {"sampler": "ddpm", "steps": 1000},
-                "conditions": {"columns": []},
-            },
-            "synthetic_per_real": 3.0,
-            "pretrain_on": "synthetic",
-            "pretraining": {
-                "masking": {"kind": "paper"},
-                "loss": "whole",
-                "validation_fraction": 0.1,
-                "loop": {"learning_rate": 1e-3, "validate_every": epochs["pretraining"], "patience": 50},
-            },
-            "segmentation": {
-                "mix": {"synthetic_share": 0.75, "real_only_last": 0},
-                "rarity": 0.0,
-                "validation": "tenth_of_mixed",
-                "loop": {
-                    "learning_rate": 1e-3,
-                    "decay": "constant",
-                    "validate_every": epochs["segmentation"],
-                    "patience": 10,
-                },
-            },
-        },
-    )
-
-
-def _merge(*parts: Nested) -> Nested:
-    """Lay nested dictionaries over each other, later ones on top.
-
-    >>> _merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
-    {'a': {'b': 3, 'c': 2}}
-    """
-    merged: Nested = {}
-    for layer in parts:
-        for key, value in layer.items():
-            below = merged.get(key)
-            merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged

@@ -76,6 +76,7 @@ def run_study(
     Example:
         ``run_study("cohort", Path("study"), voxpair.plan("demo"), Session(), sweep=Sweep(labelled=[8, 16]))``
     """
+    session = replace(session, nested=True)
     whole = _split(stages.opened(cohort), plan, session)
     other = _split(stages.opened(target), plan, session) if target is not None else None
     chosen = choose([TEACHER, *arms] if plan.pseudo_labels else arms, sweep.networks, sweep.ratios)
@@ -105,9 +106,7 @@ def run_study(
 
 
 def _split(cohort: Cohort, plan: Plan, session: Session) -> Cohort:
-    if set(cohort.split_counts) == {""}:
-        stages.split(cohort.folder, (plan.cases.train, plan.cases.val, plan.cases.test), session)
-        cohort = Cohort.open(cohort.folder)
+    cohort = stages.split_if_needed(cohort, (plan.cases.train, plan.cases.val, plan.cases.test), session)
     if not (cohort.split_counts.get("val") or cohort.split_counts.get("test")):
         raise InputError(f"{cohort.folder} has no held-out cases (val or test), so no arm can be judged; split it")
     return cohort

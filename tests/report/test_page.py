@@ -182,7 +182,15 @@ def test_absent_parts_are_said_to_be_absent(run_folder, undrawn, absent, sentenc
     assert sentence in page.text and page.misnested == []
 
 
-def test_an_empty_run_is_still_a_page(tmp_path):
+def test_a_folder_without_any_result_is_no_run(tmp_path):
+    (tmp_path / "settings.yaml").write_text("seed: 0")
+    with pytest.raises(InputError, match="holds no result that a report can show"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_run_that_has_just_begun_is_still_a_page(tmp_path):
+    (tmp_path / "summary.json").write_text('{"title": "begun"}')
     text = page_of(tmp_path).text
     for sentence in (
         "No result yet", "no training curves", "no previews of volumes", "No masks have been evaluated",

@@ -76,6 +76,12 @@ class Cohort:
             raise InputError(f"{folder} has no cases: imagesTr holds no file that ends in _0000.nii.gz")
         return cls(folder, tuple(records), label_table, modality, notes)
 
+    @staticmethod
+    def is_ours(folder: Path) -> bool:
+        """True if voxpair made the cohort in ``folder``: its ``dataset.json`` has the block that says so."""
+        path = Path(folder) / "dataset.json"
+        return path.exists() and "voxpair" in read_json(path)
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -85,6 +91,10 @@ class Cohort:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(record.name for record in self.records)
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        return tuple(record.image_path for record in self.records)
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -255,7 +265,7 @@ class CohortWriter:
         """Return a writer that adds cases to a finished cohort of voxpair's; until :meth:`finish` it is half-made."""
         folder = Path(folder)
         cohort, description = Cohort.open(folder), folder / "dataset.json"
-        if "voxpair" not in read_json(description):
+        if not Cohort.is_ours(folder):
             raise InputError(f"{folder} is a dataset that voxpair did not make; it is not added to")
         provenance = cohort.manifest.get("cases", {})
         lines = [journal.line_of(record, provenance.get(record.name, {})) for record in cohort.records]
@@ -347,7 +357,7 @@ def _remove_cohort(folder: Path) -> None:
     description, lines, table = folder / "dataset.json", folder / "cases.jsonl", folder / "cases.csv"
     names: set[str] = set()
     if description.exists():
-        if "voxpair" not in read_json(description):
+        if not Cohort.is_ours(folder):
             raise InputError(f"{folder} is a dataset that voxpair did not make; it is not overwritten")
         names |= set(read_cases_csv(table)) if table.exists() else set()
     if lines.exists():

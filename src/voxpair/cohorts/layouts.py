@@ -28,6 +28,7 @@ from voxpair.core.case import Case, Source
 from voxpair.core.errors import InputError
 from voxpair.core.labels import LABEL_TABLES, LabelTable
 from voxpair.core.run import SILENT, Progress, read_json
+from voxpair.core.settings import digest
 
 SMALL_GAP = 0.1  # voxels between image and labels that are rounding of headers: the image's affine is taken
 LOWEST_OF_MRI = -500  # below it, intensities are taken for HU: air is near -1000
@@ -57,6 +58,19 @@ class Listing:
     modality: str | None = None
     notes: tuple[str, ...] = ()
     manifest: Mapping[str, Any] | None = None
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        return tuple(scan.image for scan in self.scans)
+
+    def digest(self) -> str:
+        """Name the content: it changes with any file, name or attribute (see ``Cohort.digest``)."""
+        mark = volumes.content_mark
+        scans = [
+            [s.name, s.patient, s.source, s.split, dict(s.attributes), mark(s.image), mark(s.labels)]
+            for s in self.scans
+        ]
+        return digest([self.label_table.to_mapping() if self.label_table else None, self.modality, scans])
 
 
 Layout = Callable[[Path, str | None, str | None], Listing]  # source, images, labels: the patterns
@@ -117,7 +131,7 @@ def import_scans(
         raise InputError(
             f"{len(problems)} of {len(listing.scans)} scans cannot be imported:\n  "
             + "\n  ".join(problems[:20])
-            + f"\nMend them or take them out of {source}, then run the same command again; the rest is kept."
+            + f"\nMend them or take them out of {source}, then run the same command again."
         )
     notes += facts.notes()
     return writer.finish(listing.manifest, notes), notes
@@ -206,10 +220,7 @@ def patterns(source: Path, images: str | None, labels: str | None) -> Listing:
             f"({len(orphans)} such label files)"
         )
     scans = [Scan(_clean(name), path, label_files.get(name)) for name, path in sorted(image_files.items())]
-    without = sum(scan.labels is None for scan in scans)
     notes = _junk_note(junk + more_junk)
-    if without:
-        notes.append(f"{without} of {len(scans)} images have no labels: imported as unlabelled")
     if renamed := [name for name in image_files if _clean(name) != name]:
         notes.append(f"case names got _ for other characters, such as {_clean(renamed[0])!r} for {renamed[0]!r}")
     return Listing(tuple(scans), notes=tuple(notes))
@@ -266,7 +277,7 @@ def _left_out(folder: Path) -> tuple[str, ...]:
 
 
 def _with_patients(source: Path, listing: Listing) -> Listing:
-    """Fill in patients and attributes from a ``cases.csv`` beside the scans, or from the names."""
+    """Fill in patients and attributes from a ``cases.csv`` beside the scans, or from the names; note what was done."""
     table = source / "cases.csv"
     rows = read_cases_csv(table) if table.exists() else {}
     scans, frames = [], 0
@@ -279,17 +290,31 @@ def _with_patients(source: Path, listing: Listing) -> Listing:
         attributes = {k: parse_attribute(v) for k, v in row.items() if k not in COLUMNS and v != ""}
         scans.append(replace(scan, patient=patient or scan.name, attributes=attributes or scan.attributes))
     notes = list(listing.notes)
+    if without := sum(scan.labels is None for scan in scans):
+        notes.append(f"{without} of {len(scans)} images have no labels: imported as unlabelled")
     if frames:
         notes.append(f"the patients of {frames} cases were taken from names such as patient001_frame01")
     return replace(listing, scans=tuple(scans), notes=tuple(notes))
 
 
+def labelling_of(label_table: str | Path | None) -> Labelling | None:
+    """Return what a built-in table or a file says; None where none is given."""
+    if label_table is None:
+        return None
+    known = LABEL_TABLES.get(str(label_table))
+    return of_table(known) if known else read_label_table(Path(label_table))
+
+
+def check_modality(modality: str | None) -> None:
+    if modality not in (None, *MODALITIES):
+        raise InputError(f"modality {modality!r}: expected one of {', '.join(MODALITIES)}")
+
+
 def _labelling(listing: Listing, given: str | Path | None, notes: list[str]) -> Labelling:
-    if given is not None and str(given) not in LABEL_TABLES:
-        return read_label_table(Path(given))
-    table = LABEL_TABLES[str(given)] if given is not None else listing.label_table
-    if table is not None:
-        return of_table(table)
+    if labelling := labelling_of(given):
+        return labelling
+    if listing.label_table is not None:
+        return of_table(listing.label_table)
     found: set[int] = {0}
     for scan in listing.scans:
         if scan.labels is not None:
@@ -306,9 +331,8 @@ def _labelling(listing: Listing, given: str | Path | None, notes: list[str]) -> 
 
 
 def _modality(listing: Listing, given: str | None, notes: list[str]) -> str:
+    check_modality(given)
     if given is not None:
-        if given not in MODALITIES:
-            raise InputError(f"modality {given!r}: expected one of {', '.join(MODALITIES)}")
         return given
     if listing.modality is not None:
         return listing.modality

@@ -149,12 +149,15 @@ def content_mark(path: Path | None) -> list[str | int] | None:
     """
     if path is None:
         return None
-    with path.open("rb") as stream:
-        size = path.stat().st_size
-        if path.suffix not in (".gz", ".mgz"):
-            return [path.name, size, hashlib.file_digest(stream, "sha256").hexdigest()]
-        stream.seek(max(0, size - 8))
-        return [path.name, size, stream.read().hex()]
+    try:
+        with path.open("rb") as stream:
+            size = path.stat().st_size
+            if path.suffix not in (".gz", ".mgz"):
+                return [path.name, size, hashlib.file_digest(stream, "sha256").hexdigest()]
+            stream.seek(max(0, size - 8))
+            return [path.name, size, stream.read().hex()]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; mend it or take it out") from None
 
 
 def is_orthonormal(affine: np.ndarray) -> bool:

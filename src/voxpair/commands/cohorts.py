@@ -98,7 +98,11 @@ def check(
         raise InputError(
             f"{cohort} has {errors} errors; 'voxpair check {quoted(cohort)} --fix MENDED' mends what is safe"
         )
-    say_next(f"voxpair split {quoted(fix or cohort)} --train 0.8 --val 0.2")
+    checked = fix or cohort
+    if set(stages.opened(checked).split_counts) == {""}:
+        say_next(f"voxpair split {quoted(checked)} --train 0.8 --val 0.2")
+    else:
+        say_next(f"voxpair fit {quoted(checked)} -o RUN")
 
 
 def split(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from voxpair.core.errors import InputError
+from voxpair.core.run import read_json
 from voxpair.options import (
     Config,
     Device,
@@ -104,4 +105,6 @@ def sample(
             sampling=assignments,
             selection=selection,
         )
-    say_next(f"voxpair evaluate pairs {quoted(output)} COHORT -o QUALITY")
+    fitted_on = Path(read_json(run / "done.json").get("cohort", ""))
+    cohort = quoted(fitted_on) if (fitted_on / "dataset.json").exists() else "COHORT"
+    say_next(f"voxpair evaluate pairs {quoted(output)} {cohort} -o QUALITY")

@@ -59,7 +59,8 @@ def run(
     scans = scans_of(source, layout, images, labels, label_table, modality)
     changes = read_config(config)
     if preset != "auto" or dry_run:  # a wrong word is refused before the scans are read
-        settings = plan(preset, changes, assignments, source if (source / "dataset.json").exists() else None, generator)
+        listing = scans.listing() if preset == "auto" else None
+        settings = plan(preset, changes, assignments, listing, generator)
     if dry_run:
         return show(settings)
     with session_of(device, seed, overwrite, quiet) as session:

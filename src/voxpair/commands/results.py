@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from voxpair.core.errors import InputError
+from voxpair.evaluation.masks import NSD_TOLERANCE_MM
 from voxpair.options import (
     Config,
     Device,
@@ -34,7 +35,9 @@ def masks(
     predictions: Annotated[Path, typer.Argument(help="Cohort of predictions.")],
     reference: Annotated[Path, typer.Argument(help="Cohort with the true labels.")],
     output: Output,
-    tolerance_mm: Annotated[float, typer.Option(min=0, help="Tolerance of the normalised surface Dice.")] = 1.0,
+    tolerance_mm: Annotated[
+        float, typer.Option(min=0, help="Tolerance of the normalised surface Dice.")
+    ] = NSD_TOLERANCE_MM,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -45,7 +48,7 @@ def masks(
     with session_of("cpu", 0, overwrite, quiet) as session:
         summary = stages.evaluate_masks(predictions, reference, output, session, tolerance_mm=tolerance_mm)
     typer.echo(summary.as_text())
-    say_next(f"voxpair report {quoted(output.parent)}")
+    _say_report(output)
 
 
 def pairs(
@@ -110,7 +113,7 @@ def audit(
         found = stages.audit(synthetic, training, output, session, reference=reference, settings=settings)
     found.check()
     typer.echo(found.as_text())
-    say_next(f"voxpair report {quoted(output.parent)}")
+    _say_report(output)
 
 
 def report(
@@ -133,3 +136,10 @@ def info(
     from voxpair.info import as_text, describe
 
     typer.echo(json.dumps(describe(), indent=2) if as_json else as_text(describe()))
+
+
+def _say_report(output: Path) -> None:
+    """Name the command that shows ``output``, where it lies in the folder of a run."""
+    for folder in output.parents[:2]:  # RUN/audit, RUN/evaluation/PROTOCOL
+        if (folder / "summary.json").exists() or (folder / "study.json").exists():
+            return say_next(f"voxpair report {quoted(folder)}")

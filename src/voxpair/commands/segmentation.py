@@ -48,7 +48,11 @@ def pretrain(
         return show(settings)
     with session_of(device, seed, overwrite, quiet) as session:
         stages.pretrain(cohorts, output, settings, session)
-    say_next(f"voxpair segment fit COHORT {quoted(cohorts[0])} -o SEGMENTER --encoder {quoted(output)}")
+    made = {path: stages.is_made(stages.opened(path)) for path in cohorts}
+    real = [quoted(path) for path in cohorts if not made[path]][:1] or ["COHORT"]
+    shown = " ".join(real + [quoted(path) for path in cohorts if made[path]])
+    same = "" if preset == "auto" else f" --preset {preset}"  # the encoder goes into that preset's network
+    say_next(f"voxpair segment fit {shown} -o SEGMENTER --encoder {quoted(output)}{same}")
 
 
 def fit(
@@ -75,7 +79,10 @@ def fit(
         return show(settings)
     with session_of(device, seed, overwrite, quiet) as session:
         stages.segment_fit(cohorts, output, settings, session, encoder=encoder, start=start)
-    say_next(f"voxpair segment predict {quoted(output)} {quoted(cohorts[0])} -o PREDICTIONS")
+    (real,) = (path for path in cohorts if not stages.is_made(stages.opened(path)))
+    counts = stages.opened(real).split_counts
+    held_out = next((f" --split {name}" for name in ("test", "val") if counts.get(name)), "")
+    say_next(f"voxpair segment predict {quoted(output)} {quoted(real)} -o PREDICTIONS{held_out}")
 
 
 def predict(

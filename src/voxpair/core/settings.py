@@ -51,6 +51,20 @@ def override(settings: S, assignments: Iterable[str]) -> S:
     return merge(settings, changes, source="--set")
 
 
+def layered(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Lay nested dictionaries over each other, later ones on top.
+
+    >>> layered({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    merged: dict[str, Any] = {}
+    for layer in parts:
+        for key, value in layer.items():
+            below = merged.get(key)
+            merged[key] = layered(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def merge(settings: S, changes: dict[str, Any], *, source: str) -> S:
     """Return ``settings`` with a nested dictionary of ``changes`` applied and everything validated again."""
     _check_keys(type(settings), changes, source, prefix="")

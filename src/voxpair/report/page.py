@@ -2,7 +2,7 @@
 
 All of it is readable without scripts but the 3D view (``viewer``), and a Content-Security-Policy lets no other run.
 
-Takes a run folder. Every file is optional; where one is absent the page says so in a sentence. This is the contract:
+Takes a run folder with a result or more. Where a file is absent the page says so in a sentence. This is the contract:
 
     summary.json                              title, about, command, preset, seed, versions {name: version},
                                               held_out (the split that was scored), synthetic (number of pairs),
@@ -92,7 +92,7 @@ def write_report(run_folder: Path, *, ct_window_hu: tuple[float, float] = CT_WIN
         ct_window_hu: HU shown as black and as white, for CT whose preview says what its 0 and 1 stand for.
 
     Raises:
-        InputError: there is no such folder, or a file in it cannot be read.
+        InputError: there is no such folder, it holds no result, or a file in it cannot be read.
     """
     results = read_results(run_folder)
     path = results.folder / "report.html"

@@ -103,14 +103,14 @@ def read_results(folder: Path) -> Results:
     """Read what ``folder`` holds.
 
     Raises:
-        InputError: there is no such folder, or a file in it cannot be read.
+        InputError: there is no such folder, it holds no result, or a file in it cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}")
     timings = _optional_json(folder / "timings.json")
     summary = _optional_json(folder / "summary.json") or {}
-    return Results(
+    results = Results(
         folder=folder,
         summary=summary,
         curves=_curves(folder),
@@ -130,6 +130,11 @@ def read_results(folder: Path) -> Results:
         timings=timings,
         study=(_complete_json(folder / "study.json", "rows") or {}).get("rows", []),
     )
+    if not any(found for name, found in vars(results).items() if name not in ("folder", "settings", "timings")):
+        raise InputError(
+            f"{folder} holds no result that a report can show; expected the folder of 'voxpair run', 'demo' or 'study'"
+        )
+    return results
 
 
 def _children(folder: Path) -> list[Path]:

@@ -11,10 +11,10 @@ torch is imported inside the stages that compute with it, so that the others sta
 """
 
 from voxpair.stages.claims import Session, opened, resolve_device
-from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, split
+from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, split, split_if_needed
 from voxpair.stages.generators import fit, sample
 from voxpair.stages.results import audit, evaluate_masks, evaluate_pairs, write_report
-from voxpair.stages.segmentation import patients_behind, pretrain, segment_fit, segment_predict
+from voxpair.stages.segmentation import is_made, patients_behind, pretrain, segment_fit, segment_predict
 from voxpair.stages.selection import Selection, make_selection
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "evaluate_pairs",
     "fit",
     "import_scans",
+    "is_made",
     "make_phantoms",
     "make_selection",
     "opened",
@@ -37,5 +38,6 @@ __all__ = [
     "segment_fit",
     "segment_predict",
     "split",
+    "split_if_needed",
     "write_report",
 ]

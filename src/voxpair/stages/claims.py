@@ -1,13 +1,14 @@
 """How a stage owns its folder: it claims it with ``stage.json`` (kind, settings, inputs, seed).
 
-The same call again goes on where it stopped, or returns at once when it had finished; a different call on the same
-folder is refused and told what differs, unless ``session.overwrite`` is set.
+The same call again goes on where it stopped, or says that it is done already; a different call on the same folder is
+refused and told what differs. ``session.overwrite`` replaces what was made differently, and does again what is done.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from voxpair.core.settings import Settings
 BYTES_TO_START = 50_000_000
 """Less free space than this on the disk, and a stage does not begin."""
 
+BEFORE_RESULTS = {"stage.json", "settings.yaml", "cases.jsonl"}
+"""Files that a stage may have written before it has a result: its claim, and the journal of a cohort without cases."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -30,9 +34,11 @@ class Session:
     Args:
         seed: names all randomness.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        overwrite: replace what another call left in the output folder.
+        overwrite: replace what an earlier call left in the output folder.
         progress: where progress is shown; nowhere by default.
         cache: folder of prepared cases that several stages share; None gives each stage its own.
+        nested: the stage is a step of a longer job, which comes by here more than once: what is done already and the
+            same is kept even with ``overwrite``, and not talked about.
     """
 
     seed: int = 0
@@ -40,10 +46,30 @@ class Session:
     overwrite: bool = False
     progress: Progress = SILENT
     cache: Path | None = None
+    nested: bool = False
 
 
-def claim(folder: Path, kind: str, settings: Settings | None, session: Session, inputs: Mapping[str, Any]) -> RunFolder:
-    """Make ``folder`` this stage's own, or recognise it as such; see the top of this module."""
+@contextmanager
+def claim(
+    folder: Path, kind: str, settings: Settings | None, session: Session, inputs: Mapping[str, Any]
+) -> Iterator[RunFolder]:
+    """Make ``folder`` this stage's own while it works there, or recognise it as such; see the top of this module.
+
+    A stage that fails with an InputError before it has a result leaves no claim: the corrected call is welcome.
+    """
+    run = _claimed(folder, kind, settings, session, inputs)
+    try:
+        yield run
+    except InputError:
+        if {path.name for path in folder.rglob("*") if path.is_file()} <= BEFORE_RESULTS:
+            shutil.rmtree(folder)
+        raise
+
+
+def _claimed(
+    folder: Path, kind: str, settings: Settings | None, session: Session, inputs: Mapping[str, Any]
+) -> RunFolder:
+    device = resolve_device(session.device) if settings else "cpu"
     wanted = {
         "voxpair": kind,
         "seed": session.seed,
@@ -59,7 +85,7 @@ def claim(folder: Path, kind: str, settings: Settings | None, session: Session, 
                 f"{folder} holds a {found.get('voxpair', 'stage')} made differently ({'; '.join(differences[:3])}). "
                 "Choose another folder, or pass --overwrite to replace it."
             )
-        if differences:
+        if differences or (session.overwrite and not session.nested and finished(folder)):
             shutil.rmtree(folder)
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and was not made by voxpair; choose another folder")
@@ -73,7 +99,6 @@ def claim(folder: Path, kind: str, settings: Settings | None, session: Session, 
         write_json(marker, wanted)
         if settings:
             write_text(folder / "settings.yaml", yaml.safe_dump(wanted["settings"], sort_keys=False))
-    device = resolve_device(session.device) if settings else "cpu"
     return RunFolder(folder, session.seed, device, session.progress, session.cache)
 
 
@@ -91,6 +116,14 @@ def stage_facts(folder: Path, kind: str) -> dict[str, Any]:
 
 def finished(folder: Path) -> bool:
     return (folder / "done.json").exists() or (folder / "dataset.json").exists()
+
+
+def already_done(folder: Path, session: Session) -> bool:
+    """True, and says so, if the stage that owns ``folder`` had finished before this call."""
+    done = finished(folder)
+    if done and not session.nested:
+        session.progress.say(f"already done: {folder} is finished; --overwrite does it again")
+    return done
 
 
 def finish(folder: Path, **facts: Any) -> None:

@@ -12,7 +12,7 @@ from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.errors import InputError
 from voxpair.core.run import RunFolder, read_json, versions
 from voxpair.core.settings import Settings, override
-from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
+from voxpair.stages.claims import Session, already_done, claim, finish, finished, opened, resolve_device, stage_facts
 from voxpair.stages.segmentation import segment_predict
 from voxpair.stages.selection import Selection, add_accepted
 
@@ -38,21 +38,21 @@ def fit(
     cohort = opened(cohort)
     training = cohort.split("train")  # an unsplit cohort is refused before anything is claimed
     inputs = {"cohort": cohort.digest(), "generator": generator, "pseudo_labels": str(pseudo_labels or "")}
-    run = claim(output, "generator", settings, session, inputs)
-    if not finished(run.path):
-        if bare := len(training.unlabelled()):
-            use = "with predicted labels" if pseudo_labels else "with their images alone"
-            session.progress.say(
-                f"{bare} of {len(training)} training cases have no labels; they are learnt from {use}."
-            )
-        if pseudo_labels is not None:
-            cohort = _with_pseudo_labels(cohort, pseudo_labels, run, session)
-        model = generator_class(generator)(settings, cohort.label_table, cohort.modality)
-        model.fit(cohort, run, steps=steps)
-        if steps is None or model.steps[-1] in steps:
-            model.save(run.path / "model")
-            finish(run.path, cohort=str(cohort.folder.resolve()))
-    return run.path
+    with claim(output, "generator", settings, session, inputs) as run:
+        if not already_done(run.path, session):
+            if bare := len(training.unlabelled()):
+                use = "with predicted labels" if pseudo_labels else "with their images alone"
+                session.progress.say(
+                    f"{bare} of {len(training)} training cases have no labels; they are learnt from {use}."
+                )
+            if pseudo_labels is not None:
+                cohort = _with_pseudo_labels(cohort, pseudo_labels, run, session)
+            model = generator_class(generator)(settings, cohort.label_table, cohort.modality)
+            model.fit(cohort, run, steps=steps)
+            if steps is None or model.steps[-1] in steps:
+                model.save(run.path / "model")
+                finish(run.path, cohort=str(cohort.folder.resolve()))
+        return run.path
 
 
 def sample(
@@ -86,34 +86,36 @@ def sample(
     inputs = {"weights": model.digest, "condition": dict(condition or {}), "sampling": how}
     if selection is not None:
         inputs["selection"] = selection.describe()
-    folder = claim(output, "sample", None, session, inputs).path
-    if finished(folder):
-        cohort = Cohort.open(folder)
-        if len(cohort) >= count:
-            return _first(cohort, count, session)
-        writer = CohortWriter.reopen(folder)
-    else:
-        writer = CohortWriter(folder, model.label_table, model.modality)
-    session.progress.start("synthetic pairs", count, len(writer))
     draw = partial(model.sample, seed=session.seed, condition=condition)
-    if selection is None:
-        for case in draw(count, first=len(writer)):
-            writer.add(case)
-            session.progress.advance()
-    else:
-        add_accepted(writer, lambda index: next(draw(index + 1, first=index)), count, selection, session)
-    manifest = {
-        "generator": facts["inputs"]["generator"],
-        "weights_sha256": model.digest,
-        "seed": session.seed,
-        "condition": dict(condition or {}),
-        "sampling": how,
-        "training_patients": model.training_patients,
-        "versions": versions(),
-    }
-    if selection is not None:
-        manifest["selection"] = read_json(folder / "selection.json")
-    return _first(writer.finish(manifest=manifest), count, session)
+    draw(count)  # an unknown condition is refused before anything is claimed
+    with claim(output, "sample", None, session, inputs) as claimed:
+        folder = claimed.path
+        if finished(folder):
+            cohort = Cohort.open(folder)
+            if len(cohort) >= count and already_done(folder, session):
+                return _first(cohort, count, session)
+            writer = CohortWriter.reopen(folder)
+        else:
+            writer = CohortWriter(folder, model.label_table, model.modality)
+        session.progress.start("synthetic pairs", count, len(writer))
+        if selection is None:
+            for case in draw(count, first=len(writer)):
+                writer.add(case)
+                session.progress.advance()
+        else:
+            add_accepted(writer, lambda index: next(draw(index + 1, first=index)), count, selection, session)
+        manifest = {
+            "generator": facts["inputs"]["generator"],
+            "weights_sha256": model.digest,
+            "seed": session.seed,
+            "condition": dict(condition or {}),
+            "sampling": how,
+            "training_patients": model.training_patients,
+            "versions": versions(),
+        }
+        if selection is not None:
+            manifest["selection"] = read_json(folder / "selection.json")
+        return _first(writer.finish(manifest=manifest), count, session)
 
 
 def _first(cohort: Cohort, count: int, session: Session) -> Cohort:

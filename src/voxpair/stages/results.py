@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder
-from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
+from voxpair.evaluation.masks import NSD_TOLERANCE_MM
+from voxpair.stages.claims import Session, already_done, claim, finish, opened, resolve_device, stage_facts
 from voxpair.stages.segmentation import segment_fit
 
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def evaluate_masks(
-    predictions: Path | Cohort, reference: Path | Cohort, output: Path, session: Session, *, tolerance_mm: float = 1.0
+    predictions: Path | Cohort,
+    reference: Path | Cohort,
+    output: Path,
+    session: Session,
+    *,
+    tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> Summary:
     """Compare predicted with reference labels: ``masks.csv`` and ``masks.json`` in ``output``.
 
@@ -32,6 +38,12 @@ def evaluate_masks(
     wanted = {record.split for record in predicted.records}
     if None not in wanted:
         reference = replace(reference, records=tuple(r for r in reference.records if r.split in wanted))
+    taught = sum(record.split == "train" for record in reference.records)
+    if taught:
+        session.progress.say(
+            f"  {taught} of the {len(reference)} judged cases are training cases of {reference.folder}: a segmenter "
+            "that was fitted on them scores too well; 'voxpair segment predict ... --split test' leaves them out"
+        )
     make_folder(output)
     return evaluate(predicted, reference, output, tolerance_mm=tolerance_mm, progress=session.progress)
 
@@ -70,15 +82,15 @@ def evaluate_pairs(
         "segmenter": judge.digest if judge else segmenter.model_dump(mode="json"),
         "network": others.digest if others else "",
     }
-    run = claim(output, "pairs", None, session, inputs)
-    if not finished(run.path):
-        if judge is None:
-            segmenter = segment_fit([there], run.path / "segmenter", segmenter, session)
-            judge = real_only_segmenter(segmenter, session)
-        judges = Judges(EncoderFeatures(judge, segmenter.name), judge.predict, others)
-        evaluate(made, there, run.path, judges=judges, seed=session.seed, progress=session.progress)
-        finish(run.path)
-    return read_measures(run.path / "pairs.json")
+    with claim(output, "pairs", None, session, inputs) as run:
+        if not already_done(run.path, session):
+            if judge is None:
+                segmenter = segment_fit([there], run.path / "segmenter", segmenter, session)
+                judge = real_only_segmenter(segmenter, session)
+            judges = Judges(EncoderFeatures(judge, segmenter.name), judge.predict, others)
+            evaluate(made, there, run.path, judges=judges, seed=session.seed, progress=session.progress)
+            finish(run.path)
+        return read_measures(run.path / "pairs.json")
 
 
 def audit(
@@ -115,11 +127,11 @@ def audit(
             "cohort of other patients with --reference"
         )
     inputs = {"synthetic": made.digest(), "training": seen.digest(), "reference": strangers.digest()}
-    run = claim(output, "audit", settings, session, inputs)
-    if not finished(run.path):
-        examine(made, seen, strangers, run.path, settings, run.child("detector"))
-        finish(run.path)
-    return read_audit(run.path / "audit.json")
+    with claim(output, "audit", settings, session, inputs) as run:
+        if not already_done(run.path, session):
+            examine(made, seen, strangers, run.path, settings, run.child("detector"))
+            finish(run.path)
+        return read_audit(run.path / "audit.json")
 
 
 def seen_and_held_out(real: Cohort) -> tuple[Cohort, Cohort]:

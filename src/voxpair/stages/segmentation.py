@@ -10,7 +10,7 @@ from voxpair.cohorts import splits
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.errors import InputError
 from voxpair.core.run import read_json
-from voxpair.stages.claims import Session, claim, finish, finished, opened, resolve_device, stage_facts
+from voxpair.stages.claims import Session, already_done, claim, finish, opened, resolve_device, stage_facts
 
 if TYPE_CHECKING:
     from voxpair.pretraining.masked_modelling import PretrainSettings
@@ -25,11 +25,12 @@ def pretrain(cohorts: Sequence[Path | Cohort], output: Path, settings: PretrainS
     from voxpair.pretraining.masked_modelling import pretrain as pretrain_on
 
     images = [_training_part(opened(cohort)) for cohort in cohorts]
-    run = claim(output, "pretraining", settings, session, {"cohorts": [cohort.digest() for cohort in images]})
-    if not finished(run.path):
-        pretrain_on(images, settings, run)
-        finish(run.path)
-    return run.path
+    inputs = {"cohorts": [cohort.digest() for cohort in images]}
+    with claim(output, "pretraining", settings, session, inputs) as run:
+        if not already_done(run.path, session):
+            pretrain_on(images, settings, run)
+            finish(run.path)
+        return run.path
 
 
 def segment_fit(
@@ -54,8 +55,8 @@ def segment_fit(
     from voxpair.segmentation.segmenter import Segmenter
 
     given = [opened(cohort) for cohort in cohorts]
-    real = [cohort for cohort in given if not _is_made(cohort)]
-    made = [cohort for cohort in given if _is_made(cohort)]
+    real = [cohort for cohort in given if not is_made(cohort)]
+    made = [cohort for cohort in given if is_made(cohort)]
     if len(real) != 1:
         raise InputError(f"expected one real cohort and any number of synthetic ones, got {len(real)} real")
     train = real[0].split("train").labelled()
@@ -71,20 +72,20 @@ def segment_fit(
     for name in {"val", "test"} & set(real[0].split_counts):
         for by, patients in seen.items():
             splits.check_unseen(patients, by, real[0].split(name), "Let it learn from the training patients only")
-    run = claim(output, "segmenter", settings, session, inputs)
-    if not finished(run.path):
-        model = Segmenter(settings, train.label_table, train.modality)
-        model.fit(
-            real[0].split("train"),  # with the unlabelled, which are left out aloud
-            run,
-            synthetic=made,
-            validation=validation,
-            encoder=encoder,
-            start=start / "model" if start else None,
-        )
-        model.save(run.path / "model")
-        finish(run.path, patients=sorted(frozenset().union(*seen.values())))
-    return run.path
+    with claim(output, "segmenter", settings, session, inputs) as run:
+        if not already_done(run.path, session):
+            model = Segmenter(settings, train.label_table, train.modality)
+            model.fit(
+                real[0].split("train"),  # with the unlabelled, which are left out aloud
+                run,
+                synthetic=made,
+                validation=validation,
+                encoder=encoder,
+                start=start / "model" if start else None,
+            )
+            model.save(run.path / "model")
+            finish(run.path, patients=sorted(frozenset().union(*seen.values())))
+        return run.path
 
 
 def patients_behind(segmenter: Path) -> frozenset[str]:
@@ -110,21 +111,23 @@ def segment_predict(
     cohort = opened(cohort)
     cohort = cohort.split(split) if split else cohort
     model = Segmenter.load(run / "model", device=resolve_device(session.device))
-    folder = claim(output, "prediction", None, session, {"weights": model.digest, "cohort": cohort.digest()}).path
-    if finished(folder):
-        return Cohort.open(folder)
-    writer = CohortWriter(folder, model.label_table, cohort.modality)
-    session.progress.start("predictions", len(cohort), len(writer))
-    for record in cohort.records:
-        if not writer.has(record.name):
-            writer.add(model.predict(cohort.read(record.name)), split=record.split)
-            session.progress.advance()
-    return writer.finish(manifest={"segmenter": model.digest, "training_patients": sorted(patients_behind(run))})
+    inputs = {"weights": model.digest, "cohort": cohort.digest()}
+    with claim(output, "prediction", None, session, inputs) as claimed:
+        if already_done(claimed.path, session):
+            return Cohort.open(claimed.path)
+        writer = CohortWriter(claimed.path, model.label_table, cohort.modality)
+        session.progress.start("predictions", len(cohort), len(writer))
+        for record in cohort.records:
+            if not writer.has(record.name):
+                writer.add(model.predict(cohort.read(record.name)), split=record.split)
+                session.progress.advance()
+        return writer.finish(manifest={"segmenter": model.digest, "training_patients": sorted(patients_behind(run))})
 
 
 def _training_part(cohort: Cohort) -> Cohort:
     return cohort.split("train") if any(cohort.split_counts.get(name) for name in ("train", "val", "test")) else cohort
 
 
-def _is_made(cohort: Cohort) -> bool:
+def is_made(cohort: Cohort) -> bool:
+    """True if no case of a cohort is a scan: synthetic pairs, or what a segmenter predicted."""
     return all(record.source in ("synthetic", "prediction") for record in cohort.records)

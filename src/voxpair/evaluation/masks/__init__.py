@@ -3,3 +3,6 @@
 agreement    predictions and references -> masks.csv, masks.json
 comparison   masks.csv of several protocols -> comparison.json
 """
+
+NSD_TOLERANCE_MM = 1.0
+"""How far a surface may lie off the other and still count as met, where nobody says otherwise."""

@@ -43,6 +43,7 @@ from scipy.spatial import KDTree
 from voxpair.core.case import Case, LabelMap
 from voxpair.core.errors import InputError
 from voxpair.core.run import SILENT, Progress, atomic_path, make_folder, write_json
+from voxpair.evaluation.masks import NSD_TOLERANCE_MM
 from voxpair.evaluation.statistics import bootstrap_interval, sample_sd
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def evaluate_masks(
     reference: Cohort,
     out: Path,
     *,
-    tolerance_mm: float = 2.0,
+    tolerance_mm: float = NSD_TOLERANCE_MM,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Summary:
