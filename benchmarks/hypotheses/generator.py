@@ -1,6 +1,6 @@
 """Does one change to the joint generator give better pairs? The same numbers of updates, one judge.
 
-    python benchmarks/hypotheses/generator.py shortcuts COHORT --preset demo --samples 32 --work RUNS \
+    python benchmarks/hypotheses/generator.py linear-denoiser COHORT --preset demo --samples 32 --work RUNS \
         --variant diffusion.trust=4 --variant diffusion.trust=null,diffusion.shift_scale=1.4
 
 The judge is a segmenter fitted on the real training cases alone. How far it agrees with the labels of synthetic pairs

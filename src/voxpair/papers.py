@@ -33,8 +33,6 @@ def papers_way(preset: Nested) -> Nested:
                     "label_code": "rgb",
                     "stem_channels": 3,
                     "fusion": "add",
-                    "shortcut": False,
-                    "image_weight": 1.0,
                     "spectral_weight": 0,
                     "label_drop": 0,
                     "label_weight": 1.0,

@@ -83,7 +83,6 @@ def demo() -> Nested:
                 "autoencoder": {
                     "channels": [16, 32],
                     "gate": 0.35,  # at 4 mm an appendage is a few dozen voxels
-                    "image_weight": _OF_CT,
                     "loop": {"updates": 400, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
                 },
                 "latents": {"copies": 8},
@@ -239,9 +238,6 @@ def hippocampus_paper() -> Nested:
     return papers_way(hippocampus())
 
 
-_OF_CT = 5.0
-"""Weight of the image: between structures of a heart there are 100 HU, a thirtieth of the window."""
-
 _IN_CUBES: Nested = {"patch": 2, "channels": [64, 128], "attention": [False, True]}
 """A denoiser for processors: cubes of 2 x 2 x 2 latent voxels make an update two to three times cheaper."""
 
@@ -370,7 +366,7 @@ def _ct_size(grid: list[int], batch_size: int) -> Nested:
             "cases": {"phantom": 300, "train": 100, "val": 50, "test": 150},
             "phantom": {"grid": grid},
             "generator": {
-                "autoencoder": {"image_weight": _OF_CT, "loop": {"updates": 20000, "batch_size": batch_size}},
+                "autoencoder": {"loop": {"updates": 20000, "batch_size": batch_size}},
                 "diffusion": {"loop": {"updates": 50000, "batch_size": 16}, "channels": [64, 128, 256]},
                 "sampling": {"steps": 30},
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range", "volume:LAA", "volume:PA"]},

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from pydantic import ValidationError
 
 from voxpair.core.errors import InputError, RunError
@@ -52,19 +51,6 @@ def test_the_papers_stems_add_volumes_of_three_channels():
     assert model.body.encoder.blocks[0].conv.in_channels == 3
 
 
-@pytest.mark.parametrize("channels", [(8, 8), (8, 8, 8)])
-def test_with_the_shortcut_a_fit_begins_with_the_blurred_image(channels):
-    settings = AutoencoderSettings(channels=channels)
-    model = network(settings)
-    image = torch.rand(2, 1, 16, 8, 24, generator=torch.Generator().manual_seed(0))
-    mean, log_variance = model.encode(image, torch.zeros(2, 16, 8, 24, dtype=torch.long), torch.tensor([True, False]))
-    blocks = F.avg_pool3d(image, settings.downsampling)
-    torch.testing.assert_close(mean[:, :1], 2 * blocks - 1)
-    assert float(log_variance.detach().mean()) == pytest.approx(-6)
-    made, _ = model.decode(mean)
-    torch.testing.assert_close(made, F.interpolate(blocks, scale_factor=settings.downsampling, mode="trilinear"))
-
-
 def test_labels_of_unlabelled_cases_are_neither_read_nor_learnt_from():
     model, batch = network(), a_batch(labelled=(True, False))
     other = batch["labels"].clone()
@@ -97,8 +83,7 @@ def test_the_label_loss_sees_hidden_labels():
 
 
 def test_kl_is_zero_for_the_standard_normal_only():
-    settings = SMALL.model_copy(update={"shortcut": False})
-    task = AutoencoderTask(network(settings), settings)
+    task = AutoencoderTask(network(), SMALL)
     body = task.network.body
     with torch.no_grad():
         for layer in (body.quant_conv_mu.conv, body.quant_conv_log_sigma.conv):

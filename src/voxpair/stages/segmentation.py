@@ -107,7 +107,7 @@ def segment_predict(
     """Segment every image of a cohort, or of one of its splits, in its original geometry."""
     from voxpair.segmentation.segmenter import Segmenter
 
-    stage_facts(run, "segmenter")
+    seen = patients_behind(run)
     cohort = opened(cohort)
     cohort = cohort.split(split) if split else cohort
     model = Segmenter.load(run / "model", device=resolve_device(session.device))
@@ -121,7 +121,7 @@ def segment_predict(
             if not writer.has(record.name):
                 writer.add(model.predict(cohort.read(record.name)), split=record.split)
                 session.progress.advance()
-        return writer.finish(manifest={"segmenter": model.digest, "training_patients": sorted(patients_behind(run))})
+        return writer.finish(manifest={"segmenter": model.digest, "training_patients": sorted(seen)})
 
 
 def _training_part(cohort: Cohort) -> Cohort:

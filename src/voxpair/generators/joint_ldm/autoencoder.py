@@ -11,11 +11,6 @@ addition. Their stems have 3 channels (``stem_channels=3``). The body is MONAI's
 with the widths of MAISI (Guo et al. 2024). Ours: a learnt "no labels" in place of the label stem's output, so that
 scans that nobody annotated are learnt from as well; the decoder then says what their labels are.
 
-Ours too: a shortcut for the image (``shortcut``). The first latent channel has the mean of each block of f^3 voxels
-added to it, the image the interpolation of that channel; the body learns what these leave, in units of about its size.
-At first it adds nothing to either, and the posterior is narrow, so that a fit begins with a blurred image instead of
-with noise. Shortcuts of this kind: Chen et al. 2024, DC-AE, arXiv 2410.10733.
-
 Shapes: B batch, L latent channels, X Y Z volume axes, f = 2^(levels - 1).
 """
 
@@ -25,7 +20,6 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from monai.networks.nets import AutoencoderKL
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -34,8 +28,6 @@ from voxpair.core.settings import Settings
 from voxpair.generators.joint_ldm.label_codes import LabelCode, LabelCodeName
 from voxpair.training.loop import LoopSettings
 
-FIRST_LOG_VARIANCE = -6.0
-DETAIL = 0.1  # of [-1, 1]: what an image has beyond its block means
 AugmentationName = Literal["none", "paper", "jitter"]
 
 
@@ -48,7 +40,6 @@ class AutoencoderSettings(Settings):
         fusion: how the stems' outputs are joined; the papers add.
         channels: width per level; each level after the first halves the volume.
         res_blocks: residual blocks per level.
-        shortcut: whether the image's block means pass the body by.
         latent_channels: L.
         image_weight, label_weight, kl_weight, spectral_weight: of the losses; see ``reconstruction``.
         adversarial_weight: of the least-squares GAN loss with a patch critic; 0 has no critic.
@@ -64,7 +55,6 @@ class AutoencoderSettings(Settings):
     fusion: Literal["add", "concat"] = "add"
     channels: tuple[int, ...] = (32, 64)
     res_blocks: int = Field(1, ge=1)
-    shortcut: bool = True
     latent_channels: int = Field(4, ge=1)
     image_weight: float = Field(1.0, gt=0)
     label_weight: float = Field(0.1, gt=0)
@@ -112,7 +102,7 @@ class JointAutoencoder(nn.Module):
     def __init__(self, settings: AutoencoderSettings, code: LabelCode) -> None:
         super().__init__()
         width = settings.stem_channels
-        self.fusion, self.shortcut, self.factor = settings.fusion, settings.shortcut, settings.downsampling
+        self.fusion = settings.fusion
         self.code = code
         self.image_stem = nn.Conv3d(1, width, 3, padding=1)
         self.label_stem = nn.Conv3d(code.channels, width, 3, padding=1)
@@ -130,8 +120,6 @@ class JointAutoencoder(nn.Module):
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
-        if self.shortcut:
-            self._begin_with_the_shortcut()
 
     def encode(self, image: Tensor, classes: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the posterior, each (B, L, X/f, Y/f, Z/f), float32.
@@ -147,29 +135,12 @@ class JointAutoencoder(nn.Module):
         )
         fused = picture + labels if self.fusion == "add" else torch.cat([picture, labels], 1)
         mean, sigma = self.body.encode(fused)
-        mean = mean.float()
-        if self.shortcut:
-            blocks = F.avg_pool3d(2 * image.float() - 1, self.factor)
-            mean = torch.cat([mean[:, :1] + blocks, mean[:, 1:]], 1)
-        return mean, 2 * sigma.float().clamp(min=1e-12).log()
+        return mean.float(), 2 * sigma.float().clamp(min=1e-12).log()
 
     def decode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image (B, 1, X, Y, Z), about [0, 1], and the label code's channels; both float32."""
         output = self.body.decode(latent).float()
-        image = output[:, :1]
-        if self.shortcut:
-            blurred = F.interpolate(latent[:, :1].float(), scale_factor=self.factor, mode="trilinear")
-            image = blurred + DETAIL * image
-        return (image + 1) / 2, output[:, 1:]
-
-    @torch.no_grad()
-    def _begin_with_the_shortcut(self) -> None:
-        """Let the body add nothing to the first latent channel and the image yet, and draw latents near their mean."""
-        mean, log_variance = self.body.quant_conv_mu.conv, self.body.quant_conv_log_sigma.conv
-        heads = self.body.decoder.blocks[-1].conv
-        for weights in (mean.weight[0], mean.bias[0], heads.weight[0], heads.bias[0], log_variance.weight):
-            weights.zero_()
-        log_variance.bias.fill_(FIRST_LOG_VARIANCE)
+        return (output[:, :1] + 1) / 2, output[:, 1:]
 
 
 def norm_groups(channels: tuple[int, ...]) -> int:
