@@ -27,7 +27,7 @@ number of updates of the demo's segmenters were chosen by looking at Baseline on
 The commit in a file is that of the moment its numbers were collected. The hippocampus run with 16 labelled cases was
 made in pieces: its autoencoder was taken over from a run that was broken off to change the denoiser, and its three
 protocols ran as two processes on one folder; the settings are those in the file. It waits to be repeated, and is from
-before the denoiser, the segmenter's loss and the preset changed. The run with 48 was made in one piece with all of that.
+before the denoiser, the segmenter's loss and the preset changed. The run with 48 was made in one piece, after that.
 
 The first seed of the phantom table is that of the timed `make demo`. The study with MedGen3D begins from the generator
 and the first eight pairs of the timed fit; it was stopped after two of its three seeds and its table collected by hand.
