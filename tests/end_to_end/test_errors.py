@@ -148,7 +148,8 @@ def test_full_disk(tmp_path):
     result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
     assert "error: cannot write" in result.stderr and "Traceback" not in result.stderr
-    assert not (out / "dataset.json").exists() and not list(out.rglob("*.nii.gz"))
+    assert not (out / "dataset.json").exists() and not list(out.glob("*Tr/*"))
+    assert not list(out.rglob(".*"))  # nothing half-written; a second map may be there, of a case that counts not yet
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 6000
     with pytest.raises(SystemExit) as end:  # room again: the same command goes on
         main(words)
