@@ -31,9 +31,9 @@ before the denoiser, the segmenter's loss and the preset changed. The run with 4
 
 The phantom run was stopped once after its pretraining and went on from there; the run with 48 was paused and shared its
 core at times, which changes no number. The study with MedGen3D begins from the generator and the first eight pairs of
-the timed fit; it was stopped after two of its three seeds and its table collected by hand. Costs at the end are of
-the commits named in their files: since then the `hippocampus` preset has become smaller, and the demo's segmenters narrower
-with more updates.
+the timed fit; it was stopped after two of its three seeds and its table collected by hand. Costs at the end are of the
+commits named in their files: since then the `hippocampus` preset has become smaller, and the demo's segmenters
+narrower with more updates.
 
 A phantom shows that a method works as built; it says nothing about clinical validity.
 """
