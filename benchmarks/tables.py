@@ -24,10 +24,8 @@ and were judged on the same held-out cases, which stopped no fit and chose no we
 patients, with 95 % bootstrap intervals of the mean over seeds. One exception to "held out": the learning rate and the
 number of updates of the demo's segmenters were chosen by looking at Baseline on the demo's own test hearts.
 
-The commit in a file is that of the moment its numbers were collected. The hippocampus run with 16 labelled cases was
-made in pieces: its autoencoder was taken over from a run that was broken off to change the denoiser, and its three
-protocols ran as two processes on one folder; the settings are those in the file. It waits to be repeated, and is from
-before the denoiser, the segmenter's loss and the preset changed. The run with 48 was made in one piece, after that.
+The commit in a file is that of the moment its numbers were collected. The hippocampus runs are of one commit; the one
+with 16 labelled cases was stopped once, at 1100 of its denoiser's 1200 updates, and went on from there.
 
 The phantom run was stopped once after its pretraining and went on from there; the run with 48 was paused and shared its
 core at times, which changes no number. The study with MedGen3D begins from the generator and the first eight pairs of
