@@ -123,6 +123,28 @@ def _resampled_means(totals: np.ndarray, resamples: int, generator: np.random.Ge
     return np.divide(per_structure.sum(axis=1), structures, out=np.full(resamples, np.nan), where=structures > 0)
 
 
+def by_patient(scores: np.ndarray, patients: Sequence[str]) -> np.ndarray:
+    """Return the mean over each patient's cases, what is NaN left out; (N, ...) -> (P, ...), in order of appearance.
+
+    >>> by_patient(np.array([0.2, 0.9, 0.4]), ["a", "b", "a"]).round(6).tolist()
+    [0.3, 0.9]
+    """
+    names = np.asarray(patients)
+    return np.stack([mean_of_defined(scores[names == name], axis=0) for name in dict.fromkeys(patients)])
+
+
+def mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean of what is finite along ``axis``; NaN where nothing is.
+
+    >>> mean_of_defined(np.array([[0.5, np.nan], [1.0, np.nan]]), axis=0).tolist()
+    [0.75, nan]
+    """
+    defined = np.isfinite(values)
+    count = defined.sum(axis)
+    total = np.where(defined, values, 0.0).sum(axis)
+    return np.divide(total, count, out=np.full(np.shape(count), np.nan), where=count > 0)
+
+
 def largest_unseen_share(patients: int) -> float:
     """Return the largest share of patients that may be otherwise though none of ``patients`` is.
 

@@ -15,7 +15,7 @@ from voxpair.stages.segmentation import segment_fit
 
 if TYPE_CHECKING:
     from voxpair.evaluation.audit.memorisation import Audit, AuditSettings
-    from voxpair.evaluation.masks.agreement import Summary
+    from voxpair.evaluation.masks.summary import Summary
     from voxpair.evaluation.pairs.measures import Measure
     from voxpair.segmentation.segmenter import Segmenter, SegmenterSettings
 
@@ -32,7 +32,7 @@ def evaluate_masks(
 
     Of a reference that is split, only the cases of the splits that the predictions come from are expected.
     """
-    from voxpair.evaluation.masks.agreement import evaluate_masks as evaluate
+    from voxpair.evaluation.masks.evaluate import evaluate_masks as evaluate
 
     predicted, reference = opened(predictions), opened(reference).labelled()
     wanted = {record.split for record in predicted.records}
