@@ -36,9 +36,10 @@ def tables(rows: Rows) -> list[StudyTable]:
         dice = {(row["arm"], row["structure"]): row["dice"] for row in group}
         lines = []
         for mean in means:
+            p_shown = mean["p_value"] if mean["p_holm"] is None else mean["p_holm"]
             cells = [str(mean["updates"]), str(mean["seeds"]), _with_sd(mean)]
             cells += [number(dice.get((mean["arm"], name))) for name in structures]
-            lines.append((protocol_name(mean["arm"]), [*cells, _difference(mean), p_value(mean["p_value"])]))
+            lines.append((protocol_name(mean["arm"]), [*cells, _difference(mean), p_value(p_shown)]))
         smallest = [row["smallest_detectable"] for row in means if row["smallest_detectable"] is not None]
         note = f"{counted(means[0]['patients'], 'held-out patient')}"
         if smallest:

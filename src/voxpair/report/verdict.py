@@ -22,6 +22,20 @@ def seeds_of(c: Mapping[str, Any]) -> str:
     return f"{c['seeds_a']} and {counted(c['seeds_b'], 'seed')}"
 
 
+def pooled_words(evaluation: Evaluation) -> str:
+    """Return what stands behind a protocol's means.
+
+    >>> pooled_words(Evaluation({"cases": 4, "patients": 2, "seeds": 3}, seeds=3))
+    '4 cases of 2 patients, 3 seeds'
+    >>> pooled_words(Evaluation({"cases": 1, "patients": 1, "seeds": 1}, seeds=3))
+    '1 case of 1 patient, 1 seed (the others of 3 are not pooled yet)'
+    """
+    summary = evaluation.summary
+    cases, patients = counted(summary["cases"], "case"), counted(summary["patients"], "patient")
+    waiting = f" (the others of {evaluation.seeds} are not pooled yet)" if evaluation.seeds > summary["seeds"] else ""
+    return f"{cases} of {patients}, {counted(summary['seeds'], 'seed')}{waiting}"
+
+
 def verdict(comparisons: Sequence[Mapping[str, Any]], evaluations: Mapping[str, Evaluation]) -> Verdict:
     """Word the primary comparison, the first one over all structures; or say what is there instead."""
     primary = next((c for c in comparisons if c["structure"] is None), None)
@@ -81,9 +95,8 @@ def _missed(evaluations: Mapping[str, Evaluation]) -> list[str]:
         parts = [f"missed {counted(missed, 'structure')}" if missed else ""]
         parts.append(f"invented {counted(invented, 'structure')}" if invented else "")
         if any(parts):
-            sentences.append(
-                f"{protocol_name(name)} {' and '.join(filter(None, parts))} (summed over cases); each counts as Dice 0."
-            )
+            what = " and ".join(filter(None, parts))
+            sentences.append(f"{protocol_name(name)} {what} (summed over cases and seeds); each counts as Dice 0.")
         without = evaluation.summary.get("missing_predictions", [])
         if without:
             sentences.append(f"{protocol_name(name)} has no prediction for {', '.join(without)}.")
