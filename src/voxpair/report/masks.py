@@ -124,5 +124,5 @@ def difference_drawing(results: Results) -> charts.Drawing | None:
     words = ". ".join(
         f"{name}: {number(d, 1, sign=True)} points ({number(lo, 1)} to {number(hi, 1)})" for name, d, lo, hi in rows
     )
-    label = f"{a} minus {b}, Dice points (95 % interval over patients)"
+    label = f"{a} minus {b}, Dice points (95 % interval)"
     return charts.drawing(charts.difference_plot(rows, label=label), words)
