@@ -127,6 +127,10 @@ def test_words_follow_the_interval():
     assert compared(-0.018, -0.002).headline == "Ours is worse than baseline"
     assert compared(-0.001, 0.018).headline == "Ours and baseline cannot be told apart"
     assert compared(0.0, 0.018).tone == "open"
+    doubtful = compared(0.002, 0.018, p_value=0.08)
+    assert doubtful.tone == "open" and "Wilcoxon's test (p = 0.0800) does not agree" in doubtful.sentences[0]
+    assert "patients and seeds explains" in compared(0.002, 0.018).sentences[0]
+    assert "choice of patients explains" in compared(0.002, 0.018, seeds=1).sentences[0]
     few = compared(0.002, 0.018, patients=5)
     assert (few.tone, few.headline) == ("open", "Too few patients to decide")
     assert not any("power" in sentence for sentence in few.sentences)
