@@ -116,17 +116,12 @@ def _rows(materials: Materials, arms: Mapping[str, Arm], seeds: int) -> list[Row
     """Compare what has been evaluated so far, and describe every arm of which there is something."""
     found = {name: _evaluated(materials.folder, name, seeds) for name in arms}
     found = {name: folders for name, folders in found.items() if folders}
-    comparisons = compare_protocols(
-        found, comparisons_of(arms, found), materials.folder / "evaluation" / "comparison.json"
-    )["comparisons"]
+    path = materials.folder / "evaluation" / "comparison.json"
+    compared = compare_protocols(found, comparisons_of(arms, found), path)
     train = materials.cohort.split("train")
     counts = (len(train.labelled()), len(train.unlabelled()))
     updates = {name: arms[name].settings(materials.plan.segmentation).loop.updates for name in found}
-    return [
-        row
-        for name, folders in found.items()
-        for row in describe_arm(counts, name, arms[name].about, updates[name], folders, comparisons)
-    ]
+    return [row for name in found for row in describe_arm(counts, name, arms[name].about, updates[name], compared)]
 
 
 def _evaluated(folder: Path, name: str, seeds: int) -> list[Path]:

@@ -1,6 +1,6 @@
 """The table of a study, in three forms from the same rows: ``study.json``, ``study.csv``, ``study.md``.
 
-Takes evaluation folders and comparisons; a row is one arm on one structure (or on the mean over structures) at one
+Takes what ``comparison.json`` holds; a row is one arm on one structure (or on the mean over structures) at one
 number of labelled and unlabelled cases. The rows are all there is: the report draws its table from ``study.json``.
 
     labelled, unlabelled   training cases
@@ -8,7 +8,8 @@ number of labelled and unlabelled cases. The rows are all there is: the report d
     structure              None for the mean over structures
     dice, sd_seeds         mean over seeds and patients; SD over seeds, None for one seed
     reference, difference, low, high, p_value, p_holm, smallest_detectable
-                           against the first arm, in Dice, paired over patients (``evaluation.statistics``)
+                           against the first arm, in Dice, paired over patients (``evaluation.masks.comparison``);
+                           p_holm is None for the primary comparison, whose p value stands as it is
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from voxpair.core.run import make_folder, read_json, write_json, write_text
+from voxpair.core.run import make_folder, write_json, write_text
 from voxpair.plans import Plan
 
 
@@ -58,25 +57,20 @@ def describe_arm(
     name: str,
     about: str,
     updates: int,
-    folders: Sequence[Path],
-    comparisons: Sequence[Mapping[str, Any]],
+    compared: Mapping[str, Any],
 ) -> list[Row]:
     """Return the rows of one arm: the mean over structures first.
 
     Args:
         counts: labelled and unlabelled training cases.
-        folders: the evaluation folders of its seeds.
-        comparisons: of ``evaluation.masks.comparison``; the first of this arm with another is the one shown.
+        compared: of ``compare_protocols``; the first comparison of this arm with another is the one shown.
     """
-    summaries = [read_json(folder / "masks.json") for folder in folders]
+    summary, comparisons = compared["protocols"][name], compared["comparisons"]
     reference = next((c["b"] for c in comparisons if c["a"] == name), None)
     rows = []
-    for structure in (None, *summaries[0]["structures"]):
-        scores = [(s["dice"] if structure is None else s["structures"][structure]["dice"])["mean"] for s in summaries]
-        known = [score for score in scores if score is not None]
-        compared = next(
-            (c for c in comparisons if (c["a"], c["b"], c["structure"]) == (name, reference, structure)), {}
-        )
+    for structure in (None, *summary["structures"]):
+        dice = summary["dice"] if structure is None else summary["structures"][structure]["dice"]
+        found = next((c for c in comparisons if (c["a"], c["b"], c["structure"]) == (name, reference, structure)), {})
         rows.append(
             Row(
                 *counts,
@@ -84,12 +78,12 @@ def describe_arm(
                 about,
                 updates,
                 structure,
-                seeds=len(folders),
-                patients=summaries[0]["patients"],
-                dice=float(np.mean(known)) if known else None,
-                sd_seeds=float(np.std(known, ddof=1)) if len(known) > 1 else None,
+                seeds=summary["seeds"],
+                patients=summary["patients"],
+                dice=dice["mean"],
+                sd_seeds=dice["sd_seeds"],
                 reference=reference,
-                **{key: compared.get(key) for key in _OF_COMPARISON},
+                **{key: found.get(key) for key in _OF_COMPARISON},
             )
         )
     return rows
@@ -126,7 +120,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
             dice = {row.structure: row.dice for row in group if row.arm == mean.arm}
             cells = [mean.arm, str(mean.updates), str(mean.seeds), _dice(mean.dice, mean.sd_seeds)]
             cells += [_dice(dice[name]) for name in structures]
-            parts.append(_line([*cells, _difference(mean), _p_value(mean.p_value)]))
+            parts.append(_line([*cells, _difference(mean), _p_value(mean)]))
         found = [row.smallest_detectable for row in means if row.smallest_detectable is not None]
         if found:
             parts += ["", f"Smallest mean difference shown with 80 % power: {100 * max(found):.2f} points."]
@@ -151,5 +145,6 @@ def _difference(row: Row) -> str:
     return f"{100 * row.difference:+.2f}{ends}"
 
 
-def _p_value(value: float | None) -> str:
+def _p_value(row: Row) -> str:
+    value = row.p_value if row.p_holm is None else row.p_holm
     return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

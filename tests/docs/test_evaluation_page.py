@@ -17,7 +17,7 @@ from voxpair.core.labels import CARDIAC8
 from voxpair.evaluation import statistics
 from voxpair.evaluation.audit import memorisation
 from voxpair.evaluation.audit.disguises import DISGUISES
-from voxpair.evaluation.masks import agreement
+from voxpair.evaluation.masks import agreement, summary
 from voxpair.evaluation.pairs import diversity, edges, lpips, measures
 from voxpair.evaluation.pairs.evaluate import Judges, evaluate_pairs
 from voxpair.evaluation.pairs.measures import Measure
@@ -138,18 +138,18 @@ def test_every_key_and_column_of_pairs_is_explained(measured):
 def test_every_column_and_key_of_masks_is_explained():
     text = part("`evaluate masks`")
     assert_named(agreement.COLUMNS, text)
-    assert_named(agreement.STATUSES, text)
-    for kind in (agreement.Summary, agreement.StructureSummary, agreement.Estimate, statistics.Comparison):
+    assert_named(summary.STATUSES, text)
+    for kind in (summary.Summary, summary.StructureSummary, summary.Estimate, statistics.Comparison):
         assert_named((field.name for field in fields(kind)), text)
-    assert_named(["p_holm"], text)
+    assert_named(["p_holm", "protocols", "comparisons"], text)
 
 
 def test_every_rule_and_key_of_selection_is_explained():
     text = part("`sample --select`")
     assert list(table_rows(text))[: len(selector.RULE_NAMES)] == list(selector.RULE_NAMES)
     rejected = selector.Judgement(("too small",), ("volume",), {})
-    summary = quest.summary([rejected])
-    assert_named([*summary, *summary["rejected"][0], *asdict(rejected)], text)
+    found = quest.summary([rejected])
+    assert_named([*found, *found["rejected"][0], *asdict(rejected)], text)
     assert_named([f"STRUCTURE_{kind}" for kind in KINDS], text)
 
 

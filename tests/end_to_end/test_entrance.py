@@ -213,7 +213,9 @@ def test_the_printed_next_command_runs(tmp_path, voxpair):
 
     voxpair("segment", "predict", tmp_path / "segmenter", real, "-o", tmp_path / "all", *quick)
     (tmp_path / "summary.json").write_text("{}")
-    said = voxpair("evaluate", "masks", tmp_path / "all", real, "-o", tmp_path / "evaluation")
+    words = ["evaluate", "masks", tmp_path / "all", real, "-o", tmp_path / "evaluation"]
+    assert "evaluation of masks made differently (inputs.predictions" in voxpair(*words, code=2)
+    said = voxpair(*words, "--overwrite")
     assert "6 of the 10 judged cases are training cases" in said
     assert next_words(said, tmp_path) == ["report", str(tmp_path)]
 

@@ -10,21 +10,41 @@ from voxpair.evaluation.statistics import (
     compare,
     holm,
     largest_unseen_share,
-    paired_bootstrap,
     smallest_detectable_difference,
 )
 
 
+def difference_of(differences, resamples=10_000, seed=0):
+    """One seed of a method that differs from zero by so much in each patient."""
+    return compare(np.atleast_2d(differences), np.zeros((1, len(differences))), resamples=resamples, seed=seed)
+
+
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
     generator = np.random.default_rng(0)
-    intervals = [paired_bootstrap(generator.normal(0.3, 1.0, 40), 400, seed) for seed in range(300)]
+    intervals = [difference_of(generator.normal(0.3, 1.0, 40), 400, seed) for seed in range(300)]
     covered = np.mean([interval.low <= 0.3 <= interval.high for interval in intervals])
     assert 0.89 < covered < 0.98  # 95 % minus the known optimism of percentiles at 40; binomial SD is 1.3 %
 
 
+def test_the_interval_knows_that_another_seed_might_have_been_drawn():
+    generator, covered = np.random.default_rng(5), []
+    for seed in range(300):  # seeds differ twice as much as the mean over patients does; the methods are the same
+        sides = [generator.normal(0, 2.0, (4, 1)) + generator.normal(0, 2.0, (4, 40)) for _ in range(2)]
+        found = compare(*sides, resamples=200, seed=seed)
+        covered.append(found.low <= 0 <= found.high)
+    assert 0.82 < np.mean(covered) < 0.98  # 86 %, for four seeds are few; over patients alone it is 18 %
+
+
+def test_seeds_that_agree_leave_the_interval_over_patients():
+    scores = np.random.default_rng(6).normal(size=(1, 30))
+    one, three = (compare(np.repeat(scores, seeds, axis=0), np.zeros((seeds, 30))) for seeds in (1, 3))
+    assert (three.low, three.high) == pytest.approx((one.low, one.high))
+    assert (one.low, one.high) == pytest.approx(bootstrap_interval(scores.T))
+
+
 def test_the_interval_agrees_with_the_normal_one_on_many_patients():
     differences = np.random.default_rng(1).normal(size=400)
-    interval = paired_bootstrap(differences)
+    interval = difference_of(differences)
     half_width = 1.96 * differences.std() / 20
     assert interval.low == pytest.approx(differences.mean() - half_width, abs=0.01)
     assert interval.high == pytest.approx(differences.mean() + half_width, abs=0.01)
@@ -32,12 +52,11 @@ def test_the_interval_agrees_with_the_normal_one_on_many_patients():
 
 def test_the_seed_names_the_interval():
     differences = np.random.default_rng(2).normal(size=20)
-    assert paired_bootstrap(differences, 500, seed=3) == paired_bootstrap(differences, 500, seed=3)
-    assert paired_bootstrap(differences, 500, seed=3) != paired_bootstrap(differences, 500, seed=4)
+    assert difference_of(differences, 500, seed=3) == difference_of(differences, 500, seed=3)
+    assert difference_of(differences, 500, seed=3) != difference_of(differences, 500, seed=4)
 
 
 def test_one_patient_has_a_mean_and_no_interval():
-    assert paired_bootstrap(np.array([0.25])) == (0.25, None, None)
     result = compare(np.array([[0.5]]), np.array([[0.25]]))
     assert (result.difference, result.low, result.p_value, result.smallest_detectable) == (0.25, None, None, None)
 

@@ -127,6 +127,10 @@ def test_words_follow_the_interval():
     assert compared(-0.018, -0.002).headline == "Ours is worse than baseline"
     assert compared(-0.001, 0.018).headline == "Ours and baseline cannot be told apart"
     assert compared(0.0, 0.018).tone == "open"
+    doubtful = compared(0.002, 0.018, p_value=0.08)
+    assert doubtful.tone == "open" and "Wilcoxon's test (p = 0.0800) does not agree" in doubtful.sentences[0]
+    assert "patients and seeds explains" in compared(0.002, 0.018).sentences[0]
+    assert "choice of patients explains" in compared(0.002, 0.018, seeds=1).sentences[0]
     few = compared(0.002, 0.018, patients=5)
     assert (few.tone, few.headline) == ("open", "Too few patients to decide")
     assert not any("power" in sentence for sentence in few.sentences)
@@ -167,7 +171,6 @@ def test_a_colour_that_is_none_cannot_reach_the_page(run_folder, undrawn):
         ("synthetic/selection.json", "nothing was selected"),
         ("evaluation/comparison.json", "not compared patient by patient"),
         ("evaluation/ours", "Medical diffusion 0.820"),
-        ("evaluation/ours/masks.csv", "0.840"),
         ("evaluation", "No masks have been evaluated"),
         ("segmenters", "Self-supervised pretraining"),
         ("generator/autoencoder/reconstruction.json", "Training"),
@@ -200,9 +203,26 @@ def test_a_run_that_has_just_begun_is_still_a_page(tmp_path):
     assert "<script" not in (tmp_path / "report.html").read_text()  # nothing to show in 3D, so nothing to run
 
 
-def test_further_seeds_are_counted(run_folder, undrawn):
+def test_tables_show_what_is_pooled_over_seeds(run_folder, undrawn):
     shutil.copytree(run_folder / "evaluation/ours", run_folder / "evaluation/ours/seed1")
-    assert "first of 2 seeds" in page_of(run_folder).text
+    assert "Ours: 9 cases of 9 patients, 1 seed (the others of 2 are not pooled yet)." in page_of(run_folder).text
+    first = json.loads((run_folder / "evaluation/ours/masks.json").read_text())
+    pooled = first | {"seeds": 2, "dice": first["dice"] | {"mean": 0.8765, "low": 0.8612, "high": 0.8899}}
+    comparison = json.loads((run_folder / "evaluation/comparison.json").read_text())
+    comparison["protocols"] = {"ours": pooled}
+    (run_folder / "evaluation/comparison.json").write_text(json.dumps(comparison))
+    text = page_of(run_folder).text
+    assert "0.876 0.861 to 0.890" in text and "Ours: 9 cases of 9 patients, 2 seeds." in text
+    assert "Baseline: 9 cases of 9 patients, 1 seed." in text
+
+
+def test_p_values_beside_the_primary_one_are_adjusted(run_folder, undrawn):
+    path = run_folder / "evaluation/comparison.json"
+    comparison = json.loads(path.read_text())
+    second = comparison["comparisons"][0] | {"b": "medical_diffusion", "p_value": 0.0111, "p_holm": 0.0222}
+    path.write_text(json.dumps(comparison | {"comparisons": [*comparison["comparisons"], second]}))
+    text = page_of(run_folder).text
+    assert "0.0371" in text and "0.0222" in text and "0.0111" not in text
 
 
 def test_settings_of_the_summary_serve_where_there_is_no_file(run_folder, undrawn):

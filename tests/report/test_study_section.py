@@ -42,6 +42,11 @@ def test_a_table_per_number_of_cases_with_every_arm_and_structure():
     assert second.lines[1][1][-2] == "−0.5 [−1.5, 0.5]"
 
 
+def test_a_secondary_p_value_is_shown_adjusted():
+    adjusted = [found | {"p_holm": 0.0742} if found["difference"] else found for found in rows(0.02)]
+    assert tables(adjusted)[0].lines[1][1][-1] == "0.0742"
+
+
 @pytest.mark.parametrize(
     ("differences", "tone"), [((0.02, 0.03), "better"), ((-0.02, -0.03), "worse"), ((0.02, 0.005), "open")]
 )

@@ -45,6 +45,13 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path, name, content):
         read_state_dict(tmp_path / name)
 
 
+@pytest.mark.parametrize("content", [b"0", b"a.", b"hello.", b"K", b"U\xff", b"h\x01."])
+def test_a_file_that_the_unpickler_trips_over_is_refused(tmp_path, content):
+    (tmp_path / "weights.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"weights\.pt is no state dict"):
+        read_state_dict(tmp_path / "weights.pt")
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": [1]}])
 def test_a_torch_file_of_something_else_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "weights.pt")

@@ -3,7 +3,12 @@
 Takes arrays of scores, gives numbers that JSON can hold: what cannot be known (a spread from one seed, an interval
 from one patient) is None, never NaN. All randomness comes from the ``seed`` argument.
 
-Sources: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13 (percentile interval);
+Percentile intervals are somewhat short where there is little to draw from: of 10 patients, those that say 95 % hold
+the truth in about 90 %, and two or three seeds show only roughly what another seed may change.
+
+Sources: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13 (percentile interval); Owen & Eckles 2012,
+Ann. Appl. Stat. 6:895 (drawing the rows and the columns of a table of scores); Hesterberg 2015, Am. Stat. 69:371
+(widening a small sample before it is drawn from);
 Clopper & Pearson 1934 (share of which nothing was seen); Wilcoxon 1945; Holm 1979;
 Julious 2004, Stat. Med. 23:1921 (sample size of a paired comparison).
 
@@ -14,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -28,14 +32,6 @@ _DECIMALS = 12  # what lies below is rounding: the mean of three equal scores ma
 _CHUNK = 1000  # resamples drawn at a time: bounds the memory at 8 kB x patients
 
 
-class Interval(NamedTuple):
-    """A mean with its 95 % percentile interval; the ends are None where one patient is all there is."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Method a against method b on the same patients.
@@ -43,7 +39,8 @@ class Comparison:
     Args:
         mean_a, mean_b: mean over seeds and patients.
         difference: ``mean_a - mean_b``.
-        low, high: 95 % paired bootstrap interval of the difference, over patients.
+        low, high: 95 % paired bootstrap interval of the difference, over patients and seeds; None for one patient. With
+            a single seed on both sides it is over patients alone.
         p_value: two-sided Wilcoxon signed-rank test on the seed-averaged differences; None for one patient.
         sd_seeds_a, sd_seeds_b: SD over seeds of the mean over patients; None for a single seed.
         smallest_detectable: mean difference that this test would have shown with 80 % power; None for one patient.
@@ -61,25 +58,6 @@ class Comparison:
     seeds_a: int
     seeds_b: int
     patients: int
-
-
-def paired_bootstrap(differences: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Return the mean of per-patient differences and its 95 % percentile interval over patients.
-
-    Args:
-        differences: shape (P,), one number per patient.
-        resamples: bootstrap samples drawn.
-        seed: names the randomness; the same seed gives the same interval.
-
-    Raises:
-        InputError: there is no patient, or a difference is not finite.
-
-    >>> paired_bootstrap(np.array([0.5, 0.5, 0.5]))
-    Interval(mean=0.5, low=0.5, high=0.5)
-    """
-    differences = _finite(differences, axes=1)
-    low, high = bootstrap_interval(differences[:, None], resamples=resamples, seed=seed)
-    return Interval(float(differences.mean()), low, high)
 
 
 def bootstrap_interval(
@@ -123,6 +101,28 @@ def _resampled_means(totals: np.ndarray, resamples: int, generator: np.random.Ge
     return np.divide(per_structure.sum(axis=1), structures, out=np.full(resamples, np.nan), where=structures > 0)
 
 
+def by_patient(scores: np.ndarray, patients: Sequence[str]) -> np.ndarray:
+    """Return the mean over each patient's cases, what is NaN left out; (N, ...) -> (P, ...), in order of appearance.
+
+    >>> by_patient(np.array([0.2, 0.9, 0.4]), ["a", "b", "a"]).round(6).tolist()
+    [0.3, 0.9]
+    """
+    names = np.asarray(patients)
+    return np.stack([mean_of_defined(scores[names == name], axis=0) for name in dict.fromkeys(patients)])
+
+
+def mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean of what is finite along ``axis``; NaN where nothing is.
+
+    >>> mean_of_defined(np.array([[0.5, np.nan], [1.0, np.nan]]), axis=0).tolist()
+    [0.75, nan]
+    """
+    defined = np.isfinite(values)
+    count = defined.sum(axis)
+    total = np.where(defined, values, 0.0).sum(axis)
+    return np.divide(total, count, out=np.full(np.shape(count), np.nan), where=count > 0)
+
+
 def largest_unseen_share(patients: int) -> float:
     """Return the largest share of patients that may be otherwise though none of ``patients`` is.
 
@@ -137,7 +137,8 @@ def largest_unseen_share(patients: int) -> float:
 def compare(a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
     """Compare two methods on the same patients.
 
-    Seeds are averaged first: two seeds on one patient are not two patients.
+    Seeds are averaged before patients are tested: two seeds on one patient are not two patients. The interval draws
+    patients, the same for both methods, and the seeds of each method by themselves.
 
     Args:
         a, b: shapes (S, P); the same patients in the same order, the number of seeds may differ.
@@ -153,13 +154,13 @@ def compare(a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, seed: i
     if a.shape[1] != b.shape[1]:
         raise InputError(f"a paired comparison needs the same patients in both, got {a.shape[1]} and {b.shape[1]}")
     differences = np.round(a.mean(axis=0) - b.mean(axis=0), _DECIMALS)
-    interval = paired_bootstrap(differences, resamples, seed)
+    low, high = _interval_of_difference(a, b, resamples, seed)
     return Comparison(
         mean_a=float(a.mean()),
         mean_b=float(b.mean()),
-        difference=interval.mean,
-        low=interval.low,
-        high=interval.high,
+        difference=float(differences.mean()),
+        low=low,
+        high=high,
         p_value=_signed_rank(differences),
         sd_seeds_a=sample_sd(a.mean(axis=1)),
         sd_seeds_b=sample_sd(b.mean(axis=1)),
@@ -168,6 +169,39 @@ def compare(a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, seed: i
         seeds_b=len(b),
         patients=len(differences),
     )
+
+
+def _interval_of_difference(
+    a: np.ndarray, b: np.ndarray, resamples: int, seed: int
+) -> tuple[float | None, float | None]:
+    """Return the ends for the mean of a minus that of b, shapes (S, P); None for one patient."""
+    patients = a.shape[1]
+    if patients < 2:
+        return None, None
+    of_patients, of_seeds = (
+        np.random.default_rng(derive_seed(name, seed)) for name in ("bootstrap", "bootstrap seeds")
+    )
+    a, b = _widened(a), _widened(b)
+    differences = []
+    for done in range(0, resamples, _CHUNK):
+        draws = min(_CHUNK, resamples - done)
+        patient_shares = _shares(patients, draws, of_patients)  # (R, P)
+        means = [((patient_shares @ scores.T) * _shares(len(scores), draws, of_seeds)).sum(axis=1) for scores in (a, b)]
+        differences.append(means[0] - means[1])
+    low, high = np.quantile(np.concatenate(differences), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return round(float(low), _DECIMALS), round(float(high), _DECIMALS)
+
+
+def _widened(scores: np.ndarray) -> np.ndarray:
+    """Spread seeds so that draws of their mean, shape (S, P), vary as much as the mean of other S seeds would."""
+    seeds = len(scores)
+    mean = scores.mean(axis=0)
+    return mean + (scores - mean) * np.sqrt(seeds / max(seeds - 1, 1))
+
+
+def _shares(count: int, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw ``count`` of ``count`` things with replacement; return the share that each has of a draw, (R, count)."""
+    return generator.multinomial(count, np.full(count, 1 / count), size=draws) / count
 
 
 def smallest_detectable_difference(differences: np.ndarray, power: float = 0.8, alpha: float = 0.05) -> float | None:

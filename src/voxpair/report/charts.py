@@ -105,10 +105,10 @@ def curves(
 
 
 def dice_plot(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
-    """Draw every case's Dice as a dot, and each mean as a bar, by structure and protocol.
+    """Draw every patient's Dice as a dot, and each mean as a bar, by structure and protocol.
 
     Args:
-        scores: protocol to structure to the Dice of each case in which it is defined.
+        scores: protocol to structure to the Dice of each patient who has it.
     """
     protocols = list(scores)
     structures = list(dict.fromkeys(name for by_structure in scores.values() for name in by_structure))
@@ -123,7 +123,7 @@ def dice_plot(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
                 continue
             middle = s + (p - (len(protocols) - 1) / 2) * step
             spread = step * 0.32 * np.linspace(-1, 1, len(values)) if len(values) > 1 else np.zeros(1)
-            # Neighbouring cases get far-apart places, the same in every run: no random jitter.
+            # Neighbouring dots get far-apart places, the same in every run: no random jitter.
             places = middle + spread[np.argsort((np.arange(len(values)) * 0.618034) % 1)]
             axes.scatter(places, values, s=9, color=colour, alpha=0.45, linewidths=0, rasterized=len(values) > 100)
             axes.hlines(values.mean(), middle - step * 0.4, middle + step * 0.4, color=colour, linewidth=2.4)

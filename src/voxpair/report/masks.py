@@ -1,4 +1,4 @@
-"""Segmentation on the page: a table per metric, every case's Dice, the paired differences.
+"""Segmentation on the page: a table per metric, every patient's Dice, the paired differences.
 
 Takes the summaries of the protocols and their comparisons, gives tables of text and drawings.
 """
@@ -96,10 +96,15 @@ def _cells(estimates: Sequence[Mapping[str, Any] | None], metric: Metric) -> lis
 
 
 def dice_drawing(results: Results) -> charts.Drawing | None:
-    scores = {name: evaluation.dice for name, evaluation in results.evaluations.items() if evaluation.dice}
-    if not scores:
+    scores = {
+        name: {structure: found["dice_of_patients"] for structure, found in evaluation.summary["structures"].items()}
+        for name, evaluation in results.evaluations.items()
+    }
+    if not any(values for by_structure in scores.values() for values in by_structure.values()):
         return None
-    words = f"Dice of every case by structure, for {', '.join(map(protocol_name, scores))}; the means are in the table."
+    words = (
+        f"Dice of every patient by structure, for {', '.join(map(protocol_name, scores))}; the means are in the table."
+    )
     return charts.drawing(charts.dice_plot(scores), words)
 
 
@@ -119,5 +124,5 @@ def difference_drawing(results: Results) -> charts.Drawing | None:
     words = ". ".join(
         f"{name}: {number(d, 1, sign=True)} points ({number(lo, 1)} to {number(hi, 1)})" for name, d, lo, hi in rows
     )
-    label = f"{a} minus {b}, Dice points (95 % interval over patients)"
+    label = f"{a} minus {b}, Dice points (95 % interval)"
     return charts.drawing(charts.difference_plot(rows, label=label), words)

@@ -18,11 +18,12 @@ Takes a run folder with a result or more. Where a file is absent the page says s
     generator/autoencoder/reconstruction.json dice {structure: Dice after encoding and decoding}, cases
     pretraining/metrics.jsonl
     segmenters/<protocol>/metrics.jsonl
-    evaluation/<protocol>/masks.csv           as ``evaluation.masks.agreement`` writes them; protocols baseline,
-    evaluation/<protocol>/masks.json          medical_diffusion, ours come first, others follow by name
-    evaluation/<protocol>/<seed>/masks.json   further seeds: counted here, used by the comparison
-    evaluation/comparison.json                as ``evaluation.masks.comparison`` writes it; the first comparison over
-                                              all structures is the verdict
+    evaluation/<protocol>/masks.json          as ``evaluation.masks.summary`` writes it; protocols baseline,
+                                              medical_diffusion, ours come first, others follow by name
+    evaluation/<protocol>/<seed>/masks.json   further seeds: counted here
+    evaluation/comparison.json                as ``evaluation.masks.comparison`` writes it; its summaries, pooled over
+                                              seeds, take the place of those in masks.json, and the first comparison
+                                              over all structures is the verdict
     pairs/pairs.json                          extractor {name, digest}, cohorts {synthetic {cases}, real {cases}},
                                               warnings [text], measures [``pairs.measures.Measure`` as a mapping]
     pairs/curves.json                         histograms {structure: {edges, real, synthetic}}, unit,
@@ -60,7 +61,7 @@ from voxpair.report import audit, masks, quality, study, words
 from voxpair.report.results import Results, read_results
 from voxpair.report.sheets import copy_sheet, sheet
 from voxpair.report.training import training_drawings
-from voxpair.report.verdict import seeds_of, verdict
+from voxpair.report.verdict import pooled_words, seeds_of, verdict
 from voxpair.report.viewer import policy, viewer
 
 CT_WINDOW_HU = (-150.0, 550.0)  # soft tissue, widened so that contrast-filled blood (300 to 500 HU) keeps its detail
@@ -81,6 +82,7 @@ _FILTERS = {
     "protocol": words.protocol_name,
     "duration": words.duration,
     "seeds": seeds_of,
+    "pooled": pooled_words,
 }
 
 

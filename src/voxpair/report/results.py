@@ -5,7 +5,6 @@ Whatever is absent comes back as None or empty, and the page says so; whatever i
 
 from __future__ import annotations
 
-import csv
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -49,13 +48,12 @@ class Preview:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``summary`` is ``masks.json``; ``dice`` is structure to the defined Dice of every case, from ``masks.csv``.
+    """``summary`` is a protocol's in ``comparison.json``, pooled over its seeds; else ``masks.json`` of the first seed.
 
-    Both are of the first seed; further ones lie in sub-folders and are counted in ``seeds``.
+    ``seeds`` counts those that are there, which may be more than the ``seeds`` of the summary.
     """
 
     summary: Mapping[str, Any]
-    dice: Mapping[str, Sequence[float]]
     seeds: int = 1
 
 
@@ -110,6 +108,7 @@ def read_results(folder: Path) -> Results:
         raise InputError(f"there is no run folder {folder}")
     timings = _optional_json(folder / "timings.json")
     summary = _optional_json(folder / "summary.json") or {}
+    comparison = _optional_json(folder / "evaluation/comparison.json") or {}
     results = Results(
         folder=folder,
         summary=summary,
@@ -117,9 +116,11 @@ def read_results(folder: Path) -> Results:
         segmenter_curves={path.name: log for path in _children(folder / "segmenters") if (log := _log(path))},
         reconstruction=_optional_json(folder / "generator/autoencoder/reconstruction.json"),
         evaluations={
-            path.name: _evaluation(path) for path in _children(folder / "evaluation") if (path / "masks.json").is_file()
+            path.name: _evaluation(path, comparison.get("protocols", {}))
+            for path in _children(folder / "evaluation")
+            if (path / "masks.json").is_file()
         },
-        comparisons=(_optional_json(folder / "evaluation/comparison.json") or {}).get("comparisons", []),
+        comparisons=comparison.get("comparisons", []),
         pairs=_complete_json(folder / "pairs/pairs.json", "measures", "cohorts", "extractor"),
         pair_curves=_complete_json(folder / "pairs/curves.json", "histograms", "noise_power"),
         audit=_complete_json(folder / "audit/audit.json", "copies", "synthetic", "patients", "control", "detectors"),
@@ -178,16 +179,9 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     return read_log(path) if path.is_file() else []
 
 
-def _evaluation(folder: Path) -> Evaluation:
-    summary = _complete_json(folder / "masks.json", "dice", "structures", "cases", "patients")
-    dice: dict[str, list[float]] = {}
-    rows = folder / "masks.csv"
-    if rows.is_file():
-        with rows.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                if row["dice"]:
-                    dice.setdefault(row["structure"], []).append(float(row["dice"]))
-    return Evaluation(summary, dice, seeds=1 + len(list(folder.glob("*/masks.json"))))
+def _evaluation(folder: Path, pooled: Mapping[str, Any]) -> Evaluation:
+    of_first_seed = _complete_json(folder / "masks.json", "dice", "structures", "cases", "patients", "seeds")
+    return Evaluation(pooled.get(folder.name, of_first_seed), seeds=1 + len(list(folder.glob("*/masks.json"))))
 
 
 def _preview(path: Path, *, nearest: bool = False) -> Preview:

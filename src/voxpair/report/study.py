@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from voxpair.report import charts
+from voxpair.report.verdict import FEWEST_PATIENTS, sign_of
 from voxpair.report.words import Verdict, counted, number, p_value, points, protocol_name
 
 Rows = Sequence[Mapping[str, Any]]
@@ -36,9 +37,10 @@ def tables(rows: Rows) -> list[StudyTable]:
         dice = {(row["arm"], row["structure"]): row["dice"] for row in group}
         lines = []
         for mean in means:
+            p_shown = mean["p_value"] if mean["p_holm"] is None else mean["p_holm"]
             cells = [str(mean["updates"]), str(mean["seeds"]), _with_sd(mean)]
             cells += [number(dice.get((mean["arm"], name))) for name in structures]
-            lines.append((protocol_name(mean["arm"]), [*cells, _difference(mean), p_value(mean["p_value"])]))
+            lines.append((protocol_name(mean["arm"]), [*cells, _difference(mean), p_value(p_shown)]))
         smallest = [row["smallest_detectable"] for row in means if row["smallest_detectable"] is not None]
         note = f"{counted(means[0]['patients'], 'held-out patient')}"
         if smallest:
@@ -66,7 +68,7 @@ def drawing(rows: Rows) -> charts.Drawing | None:
 
 
 def verdict(rows: Rows) -> Verdict:
-    """Word the first comparison at every number of cases; better only where all intervals lie above zero."""
+    """Word the first comparison at every number of cases; better only where it is at all of them."""
     first = [next((r for r in rows if _counts(r) == counts and _primary(r)), None) for counts in _sizes(rows)]
     compared = [row for row in first if row is not None]
     if not compared:
@@ -77,7 +79,7 @@ def verdict(rows: Rows) -> Verdict:
         f"{counted(row['seeds'], 'seed')}."
         for row in compared
     ]
-    signs = {_sign(row) for row in compared}
+    signs = {sign_of(row) if row["patients"] >= FEWEST_PATIENTS else 0 for row in compared}
     if signs == {1}:
         return Verdict("better", f"{protocol_name(compared[0]['arm'])} is better", sentences)
     if signs == {-1}:
@@ -110,9 +112,3 @@ def _difference(row: Mapping[str, Any]) -> str:
         return "reference"
     interval = "" if row["low"] is None else f" [{points(row['low'])}, {points(row['high'])}]"
     return f"{points(row['difference'], sign=True)}{interval}"
-
-
-def _sign(row: Mapping[str, Any]) -> int:
-    if row["low"] is None:
-        return 0
-    return 1 if row["low"] > 0 else -1 if row["high"] < 0 else 0

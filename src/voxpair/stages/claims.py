@@ -2,6 +2,9 @@
 
 The same call again goes on where it stopped, or says that it is done already; a different call on the same folder is
 refused and told what differs. ``session.overwrite`` replaces what was made differently, and does again what is done.
+
+Sub-folders that are stages of their own (further seeds lie below the first) are no part of a stage: they may be there
+before it, and stay when it is replaced.
 """
 
 from __future__ import annotations
@@ -86,8 +89,9 @@ def _claimed(
                 "Choose another folder, or pass --overwrite to replace it."
             )
         if differences or (session.overwrite and not session.nested and finished(folder)):
-            shutil.rmtree(folder)
-    elif folder.is_dir() and any(folder.iterdir()):
+            for path in _own(folder):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif folder.is_dir() and _own(folder):
         raise InputError(f"{folder} is not empty and was not made by voxpair; choose another folder")
     make_folder(folder)
     free = shutil.disk_usage(folder).free
@@ -100,6 +104,11 @@ def _claimed(
         if settings:
             write_text(folder / "settings.yaml", yaml.safe_dump(wanted["settings"], sort_keys=False))
     return RunFolder(folder, session.seed, device, session.progress, session.cache)
+
+
+def _own(folder: Path) -> list[Path]:
+    """Return what lies in ``folder`` and is no stage of its own."""
+    return [path for path in folder.iterdir() if not (path / "stage.json").exists()]
 
 
 def stage_facts(folder: Path, kind: str) -> dict[str, Any]:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from voxpair.cohorts.cohort import Cohort
 from voxpair.core.errors import InputError
-from voxpair.core.run import make_folder
 from voxpair.evaluation.masks import NSD_TOLERANCE_MM
 from voxpair.stages.claims import Session, already_done, claim, finish, opened, resolve_device, stage_facts
 from voxpair.stages.segmentation import segment_fit
 
 if TYPE_CHECKING:
     from voxpair.evaluation.audit.memorisation import Audit, AuditSettings
-    from voxpair.evaluation.masks.agreement import Summary
+    from voxpair.evaluation.masks.summary import Summary
     from voxpair.evaluation.pairs.measures import Measure
     from voxpair.segmentation.segmenter import Segmenter, SegmenterSettings
 
@@ -32,7 +31,8 @@ def evaluate_masks(
 
     Of a reference that is split, only the cases of the splits that the predictions come from are expected.
     """
-    from voxpair.evaluation.masks.agreement import evaluate_masks as evaluate
+    from voxpair.evaluation.masks.evaluate import evaluate_masks as evaluate
+    from voxpair.evaluation.masks.summary import read_summary
 
     predicted, reference = opened(predictions), opened(reference).labelled()
     wanted = {record.split for record in predicted.records}
@@ -44,8 +44,12 @@ def evaluate_masks(
             f"  {taught} of the {len(reference)} judged cases are training cases of {reference.folder}: a segmenter "
             "that was fitted on them scores too well; 'voxpair segment predict ... --split test' leaves them out"
         )
-    make_folder(output)
-    return evaluate(predicted, reference, output, tolerance_mm=tolerance_mm, progress=session.progress)
+    inputs = {"predictions": predicted.digest(), "reference": reference.digest(), "tolerance_mm": tolerance_mm}
+    with claim(output, "evaluation of masks", None, session, inputs) as run:
+        if not already_done(run.path, session):
+            evaluate(predicted, reference, run.path, tolerance_mm=tolerance_mm, progress=session.progress)
+            finish(run.path)
+        return read_summary(run.path / "masks.json")
 
 
 def evaluate_pairs(

@@ -1,7 +1,7 @@
 """Do predicted masks agree with reference masks, and those of one protocol better than those of another?
 
-agreement    predictions and references -> masks.csv, masks.json
-comparison   masks.csv of several protocols -> comparison.json
+evaluate     predictions and references -> masks.csv (rows of ``agreement``), masks.json (means of ``summary``)
+comparison   masks.csv of several protocols and seeds -> comparison.json
 """
 
 NSD_TOLERANCE_MM = 1.0

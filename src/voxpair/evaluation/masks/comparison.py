@@ -1,12 +1,11 @@
-"""Is one protocol better than another on the same test patients?
+"""What are protocols worth over all their seeds, and is one better than another on the same test patients?
 
-Takes the ``masks.csv`` of each protocol and seed, gives ``comparison.json``: paired differences of Dice with their
-intervals, over all structures and for each of them.
+Takes the evaluation folders of each protocol, one a seed; gives ``comparison.json``: the summary of every protocol,
+pooled over its seeds, and paired differences of Dice with their intervals, over all structures and for each of them.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,23 +15,23 @@ import numpy as np
 
 from voxpair.core.errors import InputError
 from voxpair.core.run import make_folder, write_json
-from voxpair.evaluation.statistics import compare, holm
-
-DiceByRow = Mapping[tuple[str, str, str], float]
-"""(case, patient, structure) to Dice; NaN where the structure is rightly absent."""
+from voxpair.evaluation.masks.agreement import read_rows
+from voxpair.evaluation.masks.summary import ScoreTable, pool
+from voxpair.evaluation.statistics import by_patient, compare, holm, mean_of_defined
 
 
 def compare_protocols(
     protocols: Mapping[str, Sequence[Path]], pairs: Sequence[tuple[str, str]], out: Path, *, seed: int = 0
 ) -> dict[str, Any]:
-    """Compare the Dice of protocols on the same test cases; write and return what ``comparison.json`` holds.
+    """Pool and compare protocols; write and return what ``comparison.json`` holds.
 
-    The first pair on all structures is the primary comparison. The tests per structure are secondary, and their
-    p values are adjusted together (Holm). Where only some runs drew a structure that is rightly absent, the others
-    count as 1 there: an invented structure must cost. Where all agree that it is absent, the case is left out.
+    The first pair on all structures is the primary comparison, and its p value stands as it is. There are two families
+    of secondary tests, the other pairs on all structures, and all pairs on single structures; within each, p values are
+    adjusted together (Holm). Where only some runs drew a structure that is rightly absent, the others count as 1
+    there; where all agree that it is absent, the case is left out.
 
     Args:
-        protocols: name to the evaluation folders of its seeds, each with a ``masks.csv``.
+        protocols: name to the evaluation folders of its seeds, each with ``masks.csv`` and ``masks.json``.
         pairs: ``(a, b)`` names; the difference is a minus b.
         out: the file to write.
 
@@ -42,25 +41,24 @@ def compare_protocols(
     Example:
         ``compare_protocols({"baseline": [one], "ours": [two]}, [("ours", "baseline")], run / "comparison.json")``
     """
-    tables = {
-        name: [_read_dice(Path(folder) / "masks.csv") for folder in folders] for name, folders in protocols.items()
-    }
+    pooled = {name: asdict(pool(folders, seed=seed)) for name, folders in protocols.items()}
+    runs = {name: [read_rows(folder / "masks.csv") for folder in folders] for name, folders in protocols.items()}
     comparisons = []
     for a, b in pairs:
-        first = tables[b][0]
-        if any(set(table) != set(first) for table in tables[a] + tables[b]):
-            raise InputError(f"protocols {a!r} and {b!r} were evaluated on different cases or structures")
-        structures = list(dict.fromkeys(structure for _, _, structure in first))
-        for structure in (None, *structures):
-            scores = _by_patient(tables[a] + tables[b], structures if structure is None else [structure])
-            if scores.shape[1] == 0:
-                continue
-            result = asdict(compare(scores[: len(tables[a])], scores[len(tables[a]) :], seed=seed))
-            comparisons.append({"a": a, "b": b, "structure": structure, **result})
-    secondary = [c for c in comparisons if c["structure"] is not None and c["p_value"] is not None]
-    for comparison, p_holm in zip(secondary, holm([c["p_value"] for c in secondary])):
-        comparison["p_holm"] = p_holm
-    content = {"metric": "dice", "unit": "patient", "comparisons": comparisons}
+        try:
+            table = ScoreTable(runs[a] + runs[b])
+        except InputError as error:
+            raise InputError(f"protocols {a!r} and {b!r} cannot be compared: {error}") from None
+        dice = table.scores("dice")
+        for structure in (None, *table.structures):
+            columns = slice(None) if structure is None else [table.structures.index(structure)]
+            scores = _of_patients(dice[..., columns], table.patients)
+            if scores.shape[1]:
+                found = compare(scores[: len(runs[a])], scores[len(runs[a]) :], seed=seed)
+                comparisons.append({"a": a, "b": b, "structure": structure, **asdict(found)})
+    _adjust([c for c in comparisons if c["structure"] is None][1:])
+    _adjust([c for c in comparisons if c["structure"] is not None])
+    content = {"metric": "dice", "unit": "patient", "protocols": pooled, "comparisons": comparisons}
     make_folder(Path(out).parent)
     write_json(Path(out), content)
     return content
@@ -68,30 +66,19 @@ def compare_protocols(
 
 def rank_cases(folder: Path) -> list[str]:
     """Return the cases of an evaluation folder from the lowest to the highest mean Dice over structures."""
-    by_case: dict[str, list[float]] = {}
-    for (case, _, _), dice in _read_dice(Path(folder) / "masks.csv").items():
-        by_case.setdefault(case, []).append(dice)
-    means = {case: float(np.nanmean(values)) for case, values in by_case.items() if np.isfinite(values).any()}
-    return sorted(means, key=means.__getitem__)
+    table = ScoreTable([read_rows(folder / "masks.csv")])
+    means = dict(zip(table.cases, mean_of_defined(table.scores("dice")[0], axis=1)))
+    return sorted((case for case in means if np.isfinite(means[case])), key=means.__getitem__)
 
 
-def _read_dice(path: Path) -> DiceByRow:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}; evaluate the masks of every protocol first")
-    with path.open(newline="", encoding="utf-8") as stream:
-        return {(r["case"], r["patient"], r["structure"]): float(r["dice"] or "nan") for r in csv.DictReader(stream)}
+def _of_patients(dice: np.ndarray, patients: Sequence[str]) -> np.ndarray:
+    """Return the mean over structures, then over a patient's cases, of Dice (S, N, K); patients without one are out."""
+    scores = np.stack([by_patient(mean_of_defined(run, axis=1), patients) for run in dice])
+    return scores[:, np.isfinite(scores).all(axis=0)]
 
 
-def _by_patient(tables: Sequence[DiceByRow], structures: Sequence[str]) -> np.ndarray:
-    """Return the mean Dice per run and patient: over structures, then over the patient's cases; shape (runs, P)."""
-    keys = [key for key in tables[0] if key[2] in structures]
-    scores = np.array([[table[key] for key in keys] for table in tables])
-    kept = np.isfinite(scores).any(axis=0)
-    scores = np.where(np.isfinite(scores), scores, 1.0)[:, kept]
-    by_case: dict[str, dict[str, list[int]]] = {}
-    for column, (case, patient, _) in enumerate(key for key, keep in zip(keys, kept) if keep):
-        by_case.setdefault(patient, {}).setdefault(case, []).append(column)
-    means = [
-        np.mean([scores[:, columns].mean(axis=1) for columns in cases.values()], axis=0) for cases in by_case.values()
-    ]
-    return np.array(means).T if means else np.empty((len(tables), 0))
+def _adjust(family: Sequence[dict[str, Any]]) -> None:
+    """Add ``p_holm`` to the tests of one family that have a p value."""
+    tested = [c for c in family if c["p_value"] is not None]
+    for comparison, p_holm in zip(tested, holm([c["p_value"] for c in tested])):
+        comparison["p_holm"] = p_holm
