@@ -49,7 +49,7 @@ from voxpair.core.settings import Settings
 from voxpair.diffusion.process import DiscreteDiffusion
 from voxpair.diffusion.sampler import guide, sample
 from voxpair.diffusion.schedule import BetaSchedule, make_alpha_bars, make_betas
-from voxpair.generators.medgen3d.windows import WindowBatches, plan_windows, relative_position
+from voxpair.generators.medgen3d.windows import Window, WindowBatches, plan_windows, relative_position
 from voxpair.training.loop import LoopSettings, Task, computes_bfloat16, fit
 
 EMBEDDING = 32  # numbers that stand for a time or a place before the network's own layers
@@ -234,12 +234,17 @@ class MaskSequence(nn.Module):
         size = s.slice_size or (int(shape[0]), int(shape[1]))
         random = torch.Generator().manual_seed(derive_seed("mask sequence", seed))
         slices = torch.zeros(depth, *size, dtype=torch.long, device=self.fitted_on.device)
-        start = int(torch.randint(depth - s.window + 1, (), generator=random))
-        for z, known in plan_windows(depth, start, s.window, s.known):
+        for z, known in self.windows(depth, seed):
             inside = slice(z, z + s.window)
             slices[inside] = self._draw(slices[inside], known, (z, depth), random, sampling)
         small = slices.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
         return resample_classes(small, (*shape[:2], depth), (size[0] / shape[0], size[1] / shape[1], 1.0))
+
+    def windows(self, depth: int, seed: int) -> list[Window]:
+        """Return the windows, in their order, with which :meth:`sample` fills a volume of this depth and seed."""
+        random = torch.Generator().manual_seed(derive_seed("first window", seed))
+        start = int(torch.randint(depth - self.settings.window + 1, (), generator=random))
+        return plan_windows(depth, start, self.settings.window, self.settings.known)
 
     def _draw(
         self, slices: Tensor, known: list[bool], place: tuple[int, int], random: torch.Generator, sampling: MaskSampling

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from voxpair.generators.medgen3d.mask_sequence import MaskSequenceSettings
 
 
+Window = tuple[int, list[bool]]  # first slice, and which of its slices are known
+
+
 class WindowBatches:
     """Windows of labelled training volumes: volume, depth, place and mode depend on the update and its seed alone.
 
@@ -93,7 +96,7 @@ class WindowBatches:
         return round(slices * factor)
 
 
-def plan_windows(depth: int, start: int, window: int, known: int) -> list[tuple[int, list[bool]]]:
+def plan_windows(depth: int, start: int, window: int, known: int) -> list[Window]:
     """Return first slice and known slices of each window, in the order in which a volume is filled.
 
     >>> [(z, "".join("?k"[k] for k in known)) for z, known in plan_windows(11, 3, window=4, known=1)]
