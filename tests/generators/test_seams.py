@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from test_mask_sequence import Oracle, settings
 
 from voxpair.core.errors import InputError
@@ -64,8 +63,9 @@ def test_a_network_that_forgets_what_went_before_leaves_seams_and_one_that_does_
     for z in range(23):
         truth[: 1 + z % 3, :4, z] = 1
     model = kind(settings(), truth)
-    drawn = [model.sample(truth.shape, seed, MaskSampling(steps=2)) for seed in range(4)]
-    plans = [model.windows(23, seed) for seed in range(4)]
+    sampling = MaskSampling(steps=2, first_window="random")
+    drawn = [model.sample(truth.shape, seed, sampling) for seed in range(4)]
+    plans = [model.windows(23, seed, sampling) for seed in range(4)]
     assert low - 1e-9 <= seam(drawn, plans, [truth]) <= high + 1e-9
 
 
@@ -85,8 +85,9 @@ def test_what_cannot_be_compared_is_refused_with_the_reason():
 
 def test_the_windows_named_for_a_seed_are_those_that_are_drawn():
     model = Oracle(settings(), bar(9).repeat(2, 0).repeat(2, 1))
-    model.sample(model.truth.shape, 5, MaskSampling(steps=1))
-    drawn = [(z, known[0].bool().tolist()) for z, _, known, _ in model.seen]
-    assert drawn == model.windows(13, 5)
-    assert len({model.windows(13, seed)[0][0] for seed in range(20)}) > 3
-    assert torch.equal(model.fitted_on, torch.tensor([8, 8, 13, 13]))
+    for sampling in (MaskSampling(steps=1), MaskSampling(steps=1, first_window="random")):
+        model.seen.clear()
+        model.sample(model.truth.shape, 5, sampling)
+        drawn = [(z, known[0].bool().tolist()) for z, _, known, _ in model.seen]
+        assert drawn == model.windows(13, 5, sampling)
+    assert len({model.windows(13, seed, sampling)[0][0] for seed in range(20)}) > 3

@@ -76,6 +76,13 @@ class WindowBatches:
             "names": list(names),
         }
 
+    def fullest(self) -> float:
+        """Return the relative height of the slice that most volumes have labels in, and the most of them."""
+        labelled = [(volume != 0).mean((0, 1)) for volume in self.volumes]
+        heights = (np.arange(self.depths[1]) + 0.5) / self.depths[1]
+        found = np.array([shares[(heights * len(shares)).astype(int)] for shares in labelled])
+        return float(heights[np.lexsort((found.mean(0), (found > 0).mean(0)))[-1]])
+
     def _item(self, update: int, place: int, batch_size: int) -> tuple[str, Tensor, Tensor, Tensor]:
         s = self.settings
         index = pick(update, place, len(self.volumes), self.seed, batch_size=batch_size)
