@@ -23,10 +23,10 @@ of what may have been there, but a bounded one is learnt in a fraction of the up
 slice, without which a network cannot tell volumes of different depth apart. Guidance shows the known slices to the
 network noised like the others, with their indicators down; the paper leaves it open.
 
-The walk begins at the height where the training volumes have labels; the paper's begins anywhere. A first window above
-or below the anatomy is empty, as it should be, and then the rest stayed empty too: that labels begin behind empty
-slices is seen once in a training volume, and above the height where they have begun in all of them it is never seen.
-From the anatomy outward a walk meets no window that the fit has not.
+The walk begins at the height where the training volumes have most structures; the paper's begins anywhere. A first
+window above or below the anatomy is empty, as it should be, and then the rest stayed empty too: that labels begin
+behind empty slices is seen once in a training volume, and above the height where they have begun in all of them it is
+never seen. From the anatomy outward a walk meets no window that the fit has not.
 
 Shapes: B batch, C channels of a slice's label code, K classes, X Y Z volume axes, x y in-plane axes of the network.
 """
@@ -143,7 +143,7 @@ class MaskSampling(Settings):
         sampler: of ``diffusion.sampler``, those for discrete diffusion.
         steps: evaluations of the network per window.
         guidance: s of Eq. 2, for windows that extend others; above 1 costs a second evaluation per step.
-        first_window: where the walk begins: "fullest", about the height at which most training volumes have labels,
+        first_window: where the walk begins: "fullest", about the height at which training volumes have most structures,
             or "random".
     """
 
@@ -188,7 +188,7 @@ class MaskSequence(nn.Module):
         self.register_buffer("fitted_on", torch.zeros(4, dtype=torch.long))
         """X, Y, lowest and highest depth of the training volumes: what can be asked for."""
         self.register_buffer("fullest", torch.tensor(0.5))
-        """Relative height at which most training volumes have labels."""
+        """Relative height at which training volumes have most structures."""
 
     def forward(self, codes: Tensor, network_time: Tensor, known: Tensor, position: Tensor) -> Tensor:
         """Return what the process asks for, (B, m C, x, y) float32; its known slices mean nothing.

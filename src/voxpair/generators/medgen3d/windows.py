@@ -77,11 +77,19 @@ class WindowBatches:
         }
 
     def fullest(self) -> float:
-        """Return the relative height of the slice that most volumes have labels in, and the most of them."""
-        labelled = [(volume != 0).mean((0, 1)) for volume in self.volumes]
+        """Return the relative height of the slice with most structures, mean over volumes.
+
+        Of several it is the one with most labels, of several of these the middle one.
+        """
         heights = (np.arange(self.depths[1]) + 0.5) / self.depths[1]
-        found = np.array([shares[(heights * len(shares)).astype(int)] for shares in labelled])
-        return float(heights[np.lexsort((found.mean(0), (found > 0).mean(0)))[-1]])
+        structures, labelled = [], []
+        for volume in self.volumes:
+            slices = np.moveaxis(volume, 2, 0)[(heights * volume.shape[2]).astype(int)]
+            structures.append([np.count_nonzero(np.unique(one)) for one in slices])
+            labelled.append((slices != 0).mean((1, 2)))
+        scores = list(zip(np.mean(structures, 0), np.mean(labelled, 0)))
+        best = [height for height, score in zip(heights, scores) if score == max(scores)]
+        return float(best[len(best) // 2])
 
     def _item(self, update: int, place: int, batch_size: int) -> tuple[str, Tensor, Tensor, Tensor]:
         s = self.settings
