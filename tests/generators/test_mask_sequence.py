@@ -85,6 +85,13 @@ def test_every_slice_is_drawn_and_known_slices_are_there_before_they_are_needed(
         assert filled == set(range(depth))
 
 
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
+@pytest.mark.parametrize("levels", [10, 100, 1000, 4000])
+def test_at_the_last_level_there_is_next_to_nothing_but_noise_whatever_their_number(levels, schedule):
+    """Or the first window would begin from noise that the network has never seen."""
+    assert 0 < float(settings(levels=levels, schedule=schedule).process().alpha_bars[-1]) < 2e-3
+
+
 @pytest.mark.parametrize("code", ["one_hot", "scalar"])
 def test_codes_come_back_and_lie_between_minus_one_and_one(code):
     model = MaskSequence(settings(label_code=code, prediction="v"), TABLE.classes)

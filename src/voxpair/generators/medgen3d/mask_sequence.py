@@ -78,7 +78,8 @@ class MaskSequenceSettings(Settings):
             asked for; (1, 1) learns the depth of the grid alone.
         prediction: what the network gives: "classes", probabilities at each voxel of a one-hot code, or the noise
             ("epsilon") or velocity ("v") of any code.
-        levels, schedule: T and the noise schedule, beta from 1e-4 to 0.02 (Ho et al. 2020) except for "cosine".
+        levels, schedule: T and the noise schedule, beta from 1e-4 to 0.02 (Ho et al. 2020) except for "cosine"; at
+            another T than 1000 times 1000 / T, so that as little is left of the labels at the end.
         channels: width per level; each level after the first halves the slices.
         res_blocks: residual blocks per level.
         attention: which levels have self-attention, besides the middle, which always has it.
@@ -129,7 +130,7 @@ class MaskSequenceSettings(Settings):
 
     def process(self) -> DiscreteDiffusion:
         """Return the diffusion process, Eq. 1."""
-        ends = (1e-4, 0.02) if self.schedule != "cosine" else ()
+        ends = [min(beta * 1000 / self.levels, 0.999) for beta in (1e-4, 0.02)] if self.schedule != "cosine" else []
         alpha_bars = make_alpha_bars(make_betas(self.schedule, self.levels, *ends))
         return DiscreteDiffusion(alpha_bars, "epsilon" if self.prediction == "epsilon" else "v")
 
