@@ -24,9 +24,8 @@ slice, without which a network cannot tell volumes of different depth apart. Gui
 network noised like the others, with their indicators down; the paper leaves it open.
 
 The walk begins at the height where the training volumes have most structures; the paper's begins anywhere. A first
-window above or below the anatomy is empty, as it should be, and then the rest stayed empty too: that labels begin
-behind empty slices is seen once in a training volume, and above the height where they have begun in all of them it is
-never seen. From the anatomy outward a walk meets no window that the fit has not.
+window above or below the anatomy is rightly empty, and the rest may then stay empty: that labels begin behind empty
+slices is seen once in a training volume, and above the height where they have begun in all of them never.
 
 Shapes: B batch, C channels of a slice's label code, K classes, X Y Z volume axes, x y in-plane axes of the network.
 """
