@@ -164,6 +164,7 @@ def test_every_preset_has_settings_for_it(name):
         ("ddpm", True) if literal else ("dpm_solver", False)
     )
     assert (settings.refiner.start == 10 and settings.refiner.fusion == "mean") is literal
+    assert (settings.sampling.first_window == "random") is literal
 
 
 def test_paper_is_what_the_paper_says():

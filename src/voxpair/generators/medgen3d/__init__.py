@@ -3,6 +3,7 @@
 Data flow, which is also the order of the files:
 
     windows           label volumes -> windows of slices; the order in which they fill a new volume
+    seams             label volumes -> jumps between slices, and seams where windows meet
     mask_sequence     noise -> label volume (MC-DPM)
     flow, critics     how slices move into one another; judges of slices and clips
     image_sequence    label volume -> painted image, one slice after the other (Vid2Vid)

@@ -60,7 +60,7 @@ class SamplingSettings(MaskSampling):
     """How a pair is drawn; the walk of the refiner is in its own settings.
 
     Attributes:
-        sampler, steps, guidance: of the labels, see ``MaskSampling``.
+        sampler, steps, guidance, first_window: of the labels, see ``MaskSampling``.
         refined: False leaves the painted volume as it is, the paper's baseline "Vid2Vid".
     """
 

@@ -3,9 +3,9 @@
 Takes prepared training cases with labels; gives a :class:`MaskSequence` that draws class indices (X, Y, depth).
 
 A window is m consecutive axial slices, which are channels of one 2D U-Net. Its first n slices are known (forward), or
-its last n (backward), or none (unconditional). One window drawn from noise alone at a random place is extended both
-ways. The last window of either way is anchored at the volume's end and overlaps by more than n slices: n of them stay
-known, as in the fit, and those beyond are drawn again, so that no seam is left inside.
+its last n (backward), or none (unconditional). One window drawn from noise alone is extended both ways. The last window
+of either way is anchored at the volume's end and overlaps by more than n slices: n of them stay known, as in the fit,
+and those beyond are drawn again, so that no seam is left inside.
 
 Source: Han et al. 2023 (MedGen3D), section 3.1; equation numbers are theirs. Block-wise extension with a mask of what
 is known goes back to MCVD (Voleti et al. 2022).
@@ -22,6 +22,10 @@ probabilities and is judged by their cross-entropy; the noise follows from them.
 of what may have been there, but a bounded one is learnt in a fraction of the updates. z~ names the end beside the first
 slice, without which a network cannot tell volumes of different depth apart. Guidance shows the known slices to the
 network noised like the others, with their indicators down; the paper leaves it open.
+
+The walk begins at the height where the training volumes have most structures; the paper's begins anywhere. A first
+window above or below the anatomy is rightly empty, and the rest may then stay empty: that labels begin behind empty
+slices is seen once in a training volume, and above the height where they have begun in all of them never.
 
 Shapes: B batch, C channels of a slice's label code, K classes, X Y Z volume axes, x y in-plane axes of the network.
 """
@@ -49,7 +53,7 @@ from voxpair.core.settings import Settings
 from voxpair.diffusion.process import DiscreteDiffusion
 from voxpair.diffusion.sampler import guide, sample
 from voxpair.diffusion.schedule import BetaSchedule, make_alpha_bars, make_betas
-from voxpair.generators.medgen3d.windows import WindowBatches, plan_windows, relative_position
+from voxpair.generators.medgen3d.windows import Window, WindowBatches, plan_windows, relative_position
 from voxpair.training.loop import LoopSettings, Task, computes_bfloat16, fit
 
 EMBEDDING = 32  # numbers that stand for a time or a place before the network's own layers
@@ -73,7 +77,8 @@ class MaskSequenceSettings(Settings):
             asked for; (1, 1) learns the depth of the grid alone.
         prediction: what the network gives: "classes", probabilities at each voxel of a one-hot code, or the noise
             ("epsilon") or velocity ("v") of any code.
-        levels, schedule: T and the noise schedule, beta from 1e-4 to 0.02 (Ho et al. 2020) except for "cosine".
+        levels, schedule: T and the noise schedule, beta from 1e-4 to 0.02 (Ho et al. 2020) except for "cosine"; at
+            another T than 1000 times 1000 / T, so that as little is left of the labels at the end.
         channels: width per level; each level after the first halves the slices.
         res_blocks: residual blocks per level.
         attention: which levels have self-attention, besides the middle, which always has it.
@@ -124,23 +129,28 @@ class MaskSequenceSettings(Settings):
 
     def process(self) -> DiscreteDiffusion:
         """Return the diffusion process, Eq. 1."""
-        ends = (1e-4, 0.02) if self.schedule != "cosine" else ()
+        ends = [min(beta * 1000 / self.levels, 0.999) for beta in (1e-4, 0.02)] if self.schedule != "cosine" else []
         alpha_bars = make_alpha_bars(make_betas(self.schedule, self.levels, *ends))
         return DiscreteDiffusion(alpha_bars, "epsilon" if self.prediction == "epsilon" else "v")
 
 
 class MaskSampling(Settings):
-    """How a mask sequence is drawn. The paper: sampler "ddpm" with 1000 steps; it gives no guidance scale.
+    """How a mask sequence is drawn.
+
+    The paper: sampler "ddpm" with 1000 steps, first_window "random"; it gives no guidance scale.
 
     Attributes:
         sampler: of ``diffusion.sampler``, those for discrete diffusion.
         steps: evaluations of the network per window.
         guidance: s of Eq. 2, for windows that extend others; above 1 costs a second evaluation per step.
+        first_window: where the walk begins: "fullest", about the height at which training volumes have most structures,
+            or "random".
     """
 
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "dpm_solver"
     steps: int = Field(20, ge=1)
     guidance: float = Field(1.0, ge=1)
+    first_window: Literal["fullest", "random"] = "fullest"
 
 
 class MaskSequence(nn.Module):
@@ -177,6 +187,8 @@ class MaskSequence(nn.Module):
         self.unet.class_embedding = nn.Sequential(nn.Linear(3 * EMBEDDING, width), nn.SiLU(), nn.Linear(width, width))
         self.register_buffer("fitted_on", torch.zeros(4, dtype=torch.long))
         """X, Y, lowest and highest depth of the training volumes: what can be asked for."""
+        self.register_buffer("fullest", torch.tensor(0.5))
+        """Relative height at which training volumes have most structures."""
 
     def forward(self, codes: Tensor, network_time: Tensor, known: Tensor, position: Tensor) -> Tensor:
         """Return what the process asks for, (B, m C, x, y) float32; its known slices mean nothing.
@@ -234,12 +246,21 @@ class MaskSequence(nn.Module):
         size = s.slice_size or (int(shape[0]), int(shape[1]))
         random = torch.Generator().manual_seed(derive_seed("mask sequence", seed))
         slices = torch.zeros(depth, *size, dtype=torch.long, device=self.fitted_on.device)
-        start = int(torch.randint(depth - s.window + 1, (), generator=random))
-        for z, known in plan_windows(depth, start, s.window, s.known):
+        for z, known in self.windows(depth, seed, sampling):
             inside = slice(z, z + s.window)
             slices[inside] = self._draw(slices[inside], known, (z, depth), random, sampling)
         small = slices.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
         return resample_classes(small, (*shape[:2], depth), (size[0] / shape[0], size[1] / shape[1], 1.0))
+
+    def windows(self, depth: int, seed: int, sampling: MaskSampling | None = None) -> list[Window]:
+        """Return the windows, in their order, with which :meth:`sample` fills a volume of this depth and seed."""
+        window, known = self.settings.window, self.settings.known
+        if (sampling or MaskSampling()).first_window == "fullest":
+            start = min(max(int(float(self.fullest) * depth) - window // 2, 0), depth - window)
+        else:
+            random = torch.Generator().manual_seed(derive_seed("first window", seed))
+            start = int(torch.randint(depth - window + 1, (), generator=random))
+        return plan_windows(depth, start, window, known)
 
     def _draw(
         self, slices: Tensor, known: list[bool], place: tuple[int, int], random: torch.Generator, sampling: MaskSampling
@@ -327,5 +348,6 @@ def fit_mask_sequence(training: PreparedCohort, settings: MaskSequenceSettings, 
     model = make_mask_sequence(settings, training.label_table.classes)
     batches = WindowBatches(training, settings, derive_seed("windows", run.seed))
     model.fitted_on.copy_(torch.tensor([*batches.in_plane, *batches.depths]))
+    model.fullest.fill_(batches.fullest())
     fit(MaskSequenceTask(model), batches, settings.loop, run, "mask sequence")
     return model.eval()

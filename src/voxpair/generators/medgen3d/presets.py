@@ -103,7 +103,7 @@ RECIPE: Nested = {
         "pixel_weight": 0.0,
     },
     "refiner": {"trained_to": 1000, "start": 10, "steps": None, "sampler": "ddpm", "fusion": "mean", "guidance": 1.5},
-    "sampling": {"sampler": "ddpm", "steps": 1000},
+    "sampling": {"sampler": "ddpm", "steps": 1000, "first_window": "random"},
 }
 """The papers' choices at any size."""
 

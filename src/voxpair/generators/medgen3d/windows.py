@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from voxpair.generators.medgen3d.mask_sequence import MaskSequenceSettings
 
 
+Window = tuple[int, list[bool]]  # first slice, and which of its slices are known
+
+
 class WindowBatches:
     """Windows of labelled training volumes: volume, depth, place and mode depend on the update and its seed alone.
 
@@ -73,6 +76,21 @@ class WindowBatches:
             "names": list(names),
         }
 
+    def fullest(self) -> float:
+        """Return the relative height of the slice with most structures, mean over volumes.
+
+        Of several it is the one with most labels, of several of these the middle one.
+        """
+        heights = (np.arange(self.depths[1]) + 0.5) / self.depths[1]
+        structures, labelled = [], []
+        for volume in self.volumes:
+            slices = np.moveaxis(volume, 2, 0)[(heights * volume.shape[2]).astype(int)]
+            structures.append([np.count_nonzero(np.unique(one)) for one in slices])
+            labelled.append((slices != 0).mean((1, 2)))
+        scores = list(zip(np.mean(structures, 0), np.mean(labelled, 0)))
+        best = [height for height, score in zip(heights, scores) if score == max(scores)]
+        return float(best[len(best) // 2])
+
     def _item(self, update: int, place: int, batch_size: int) -> tuple[str, Tensor, Tensor, Tensor]:
         s = self.settings
         index = pick(update, place, len(self.volumes), self.seed, batch_size=batch_size)
@@ -93,7 +111,7 @@ class WindowBatches:
         return round(slices * factor)
 
 
-def plan_windows(depth: int, start: int, window: int, known: int) -> list[tuple[int, list[bool]]]:
+def plan_windows(depth: int, start: int, window: int, known: int) -> list[Window]:
     """Return first slice and known slices of each window, in the order in which a volume is filled.
 
     >>> [(z, "".join("?k"[k] for k in known)) for z, known in plan_windows(11, 3, window=4, known=1)]
