@@ -23,7 +23,7 @@ from voxpair.core.errors import InputError
 from voxpair.core.labels import CARDIAC8, THORAX7
 from voxpair.core.run import derive_seed
 from voxpair.phantom.acquisition import Scan, ScanSettings, acquire
-from voxpair.phantom.anatomy import HeartParameters
+from voxpair.phantom.anatomy import AortaLabel, HeartParameters
 from voxpair.phantom.annotation import AnnotationSettings, as_drawn, pulmonary_shift
 from voxpair.phantom.contrast import check_state
 from voxpair.phantom.cycle import chamber_volumes
@@ -51,6 +51,8 @@ class PhantomSettings(ScanSettings):
         lead, wires, valve, stent: probability of a pacemaker lead, of wires in the sternum, of a mechanical mitral
             valve and of a coronary stent; nobody has two of them.
         up_to_arch: probability of a scan that reaches the aortic arch.
+        aorta: what of the aorta the eight structures hold: ``whole``, all that is seen of it, both limbs, as the
+            papers' easiest structure suggests; or ``ascending``, which ends in the arch, by convention.
         labels: ``expert`` as a reader draws the eight structures, ``clean`` as they are, ``thorax`` the seven organs of
             ``THORAX7`` (always as they are). The images are the same for all three.
         annotation: how the reader differs from the truth.
@@ -72,6 +74,7 @@ class PhantomSettings(ScanSettings):
     valve: float = Field(0.02, ge=0, le=1)
     stent: float = Field(0.03, ge=0, le=1)
     up_to_arch: float = Field(0.3, ge=0, le=1)
+    aorta: AortaLabel = "whole"
     labels: Labels = "expert"
     annotation: AnnotationSettings = AnnotationSettings()
 
@@ -125,7 +128,7 @@ def draw_parameters(seed: int, index: int, settings: PhantomSettings) -> HeartPa
     limits = np.cumsum([getattr(settings, metal) for metal in metals[:-1]])
     metal = metals[int(np.searchsorted(limits, rng.uniform(), side="right"))]
     scan_range = "up_to_arch" if rng.uniform() < settings.up_to_arch else "cardiac"
-    return draw_anatomy(rng, sex=sex, contrast=contrast, metal=metal, scan_range=scan_range)
+    return draw_anatomy(rng, sex=sex, contrast=contrast, metal=metal, scan_range=scan_range, aorta_label=settings.aorta)
 
 
 @dataclass(frozen=True)
