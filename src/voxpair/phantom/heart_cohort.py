@@ -25,12 +25,13 @@ from voxpair.core.run import derive_seed
 from voxpair.phantom.acquisition import Scan, ScanSettings, acquire
 from voxpair.phantom.anatomy import AortaLabel, HeartParameters
 from voxpair.phantom.annotation import AnnotationSettings, as_drawn, pulmonary_shift
+from voxpair.phantom.bones import CHEST_MM, MIDLINE_MM
 from voxpair.phantom.contrast import check_state
 from voxpair.phantom.cycle import chamber_volumes
 from voxpair.phantom.frame import check_field
 from voxpair.phantom.population import draw_anatomy
 
-_FIELD_CENTRE_MM = np.array([8.0, -5.0, -6.0])
+_CENTRES_MM = {"heart": (8.0, -5.0, -6.0), "chest": (MIDLINE_MM, CHEST_MM - 8, 20.0)}
 
 Labels = Literal["expert", "clean", "thorax"]
 Lengths = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -44,6 +45,8 @@ class PhantomSettings(ScanSettings):
         field_of_view_mm: extent along the same axes of a scan of the heart alone.
         spacing_mm: distance of voxels along the same axes; it takes the place of ``field_of_view_mm``, which is then
             grid times spacing.
+        centre: where the field of view lies: on the heart, give or take what each patient's scan is off by, or on the
+            middle of the chest, for which a field of 340 x 300 x 240 mm is wide enough.
         arch_extra_mm: how much farther towards the head a scan up to the arch reaches: on the same grid where the
             field of view is given, by as many more slices where the spacing is.
         contrast: state to probability; the probabilities need not add up to one.
@@ -64,6 +67,7 @@ class PhantomSettings(ScanSettings):
     grid: tuple[int, int, int] = (64, 64, 64)
     field_of_view_mm: Lengths | None = (190.0, 190.0, 155.0)
     spacing_mm: Lengths | None = None
+    centre: Literal["heart", "chest"] = "heart"
     arch_extra_mm: float = Field(40.0, ge=0, le=300)
     contrast: dict[str, float] = Field(
         default_factory=lambda: {"arterial": 0.6, "mixed": 0.2, "late_venous": 0.1, "non_contrast": 0.1}
@@ -257,7 +261,8 @@ def heart_cases_with_others(
 def voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:
     """Return voxel centres along each axis in body millimetres."""
     voxels = np.array(settings.grid)
-    centre = _FIELD_CENTRE_MM + np.array([p.offset_right_mm, p.offset_front_mm, p.offset_head_mm])
+    offset = np.array([p.offset_right_mm, p.offset_front_mm, p.offset_head_mm])
+    centre = np.array(_CENTRES_MM[settings.centre]) + (offset if settings.centre == "heart" else 0.0)
     extra_mm = settings.arch_extra_mm if p.scan_range == "up_to_arch" else 0.0
     if settings.spacing_mm is None:
         extent = np.array(settings.field_of_view_mm)
