@@ -5,8 +5,8 @@
 
 Every heart is built on a coarse grid that cuts nothing off, at end-diastole and at end-systole, and measured there by
 counting voxels of its clean outlines; its brightness is the median inside eroded outlines of the noiseless image.
-Diameters are those of a disc as large as a slab across the vessel or ventricle. The descending aorta is not labelled,
-and the appendage's orifice has no outline of its own: their parameters are held by ``tests/phantom/test_anatomy.py``.
+Diameters are those of a disc as large as a slab across the vessel or ventricle. The appendage's orifice has no outline
+of its own: ``tests/phantom/test_anatomy.py`` holds its parameter, ``test_acceptance_anatomy.py`` its area.
 Targets and their spreads are those of the literature (named in ``population.py`` and ``contrast.py``). ``z`` is the
 difference of the means over the published standard deviation, divided by the square root of the number of hearts.
 
@@ -44,6 +44,7 @@ from voxpair.phantom.frame import APEX, heart_grid, heart_pose
 from voxpair.phantom.heart_cohort import PhantomSettings, draw_parameters
 from voxpair.phantom.layers import label_map
 from voxpair.phantom.scene import Scene, build_scene
+from voxpair.phantom.vessels import fixed
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs/phantom.md"
@@ -64,8 +65,14 @@ SIZES = {
     "ascending_mm": {"M": (34.1, 3.9), "F": (31.9, 3.5)},
     "pulmonary_mm": {"M": (26.0, 2.6), "F": (24.2, 2.6)},
 }
-# vessel: where its diameter is measured, from one point of the reference heart to another
-SLABS = {"AO": ((27.3, 14.5, 60.0), (26.7, 11.7, 67.5)), "PA": ((-9.0, 25.0, 40.0), (-9.0, 15.2, 46.9))}
+# diameter: of which vessel, from one point of the reference heart to another, or of the body where it does not turn
+SLABS = {
+    "ascending_mm": ("AO", (27.3, 14.5, 60.0), (26.7, 11.7, 67.5)),
+    "pulmonary_mm": ("PA", (-9.0, 25.0, 40.0), (-9.0, 15.2, 46.9)),
+    "descending_mm": ("AO", (-10.0, -64.4, 10.0), (-10.0, -65.1, 30.0)),
+}
+_ASIDE_MM = 36.0
+"""Farther from a vessel's middle a slab holds another: the aorta crosses most of them twice."""
 CORRELATIONS = {("LV_diastolic_ml", "RV_diastolic_ml"): 0.8, ("LV_diastolic_ml", "LA_largest_ml"): 0.5,
                 ("RV_diastolic_ml", "RA_largest_ml"): 0.6}  # fmt: skip
 
@@ -125,8 +132,7 @@ def measure(p: HeartParameters, spacing_mm: float) -> dict[str, Any]:
         "LA_largest_ml": empty["LA"],
         "RA_largest_ml": empty["RA"],
         "LAA_ml": 0.5 * (full["LAA"] + empty["LAA"]),
-        "ascending_mm": _vessel_diameter(labels["full"], axes, p, "AO"),
-        "pulmonary_mm": _vessel_diameter(labels["full"], axes, p, "PA"),
+        **{name: _vessel_diameter(labels["full"], axes, p, name) for name in SLABS},
         **_levels(scenes["full"], labels["full"], spacing_mm),
         **_contacts(labels["full"]),
     }
@@ -144,11 +150,15 @@ def _ventricle_diameter(labels: np.ndarray, axes: list[np.ndarray], p: HeartPara
 def _vessel_diameter(labels: np.ndarray, axes: list[np.ndarray], p: HeartParameters, name: str) -> float:
     """Return the diameter (mm) of a cylinder as large as what a slab across the vessel holds of it."""
     grid = heart_grid(axes, replace(p, phase=0.0))
-    start, end = map(np.array, SLABS[name])
+    vessel, *ends = SLABS[name]
+    start, end = fixed(grid.pose, *ends) if name == "descending_mm" else map(np.array, ends)
     length = np.linalg.norm(end - start)
-    along = np.tensordot((end - start) / length, grid.points - start[:, None, None, None], axes=1)
-    inside = (labels == CARDIAC8.value_of(name)) & (along >= 0) & (along < length)
-    volume = inside.sum() * np.prod([axis[1] - axis[0] for axis in axes])
+    unit = (end - start) / length
+    offset = grid.points - start[:, None, None, None]
+    along = np.tensordot(unit, offset, axes=1)
+    aside = np.linalg.norm(offset - along * unit[:, None, None, None], axis=0)
+    here = (along >= 0) & (along < length) & (aside * grid.pose.scale < _ASIDE_MM)
+    volume = (here & (labels == CARDIAC8.value_of(vessel))).sum() * np.prod([axis[1] - axis[0] for axis in axes])
     return float(2 * np.sqrt(volume / (np.pi * length * grid.pose.scale)))
 
 

@@ -8,14 +8,14 @@ from functools import cache
 
 import numpy as np
 import pytest
-from scipy.ndimage import binary_dilation, binary_erosion, label
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, label
 
 from voxpair.core.labels import CARDIAC8, THORAX7
 from voxpair.phantom.anatomy import HeartParameters
 from voxpair.phantom.annotation import outlined_layers
 from voxpair.phantom.contrast import BLOOD_HU
 from voxpair.phantom.cycle import chamber_volumes
-from voxpair.phantom.frame import heart_grid
+from voxpair.phantom.frame import FRAME, heart_grid
 from voxpair.phantom.heart import build_heart, inflation
 from voxpair.phantom.heart_cohort import PhantomSettings, draw_parameters, voxel_axes
 from voxpair.phantom.layers import label_map, region_map
@@ -111,6 +111,38 @@ def test_what_belongs_together_touches_and_nothing_leaks(index):
     assert (around & known).sum() > 0.88 * around.sum()  # the rest is the root below the aortic valve
 
 
+def test_the_wall_thins_from_base_to_apex_and_is_thinnest_at_its_tip():
+    """10.3, 10.2, 7.3 and 2.3 mm of adults' walls; here the means of a few hearts, and their order in each."""
+    walls = np.array([wall_mm(replace(patient(index), phase=0.75)) for index in range(4)])
+    assert (walls[:, 0] > walls[:, 2] + 1.5).all() and (walls[:, 2] > walls[:, 3] + 3).all()
+    np.testing.assert_allclose(walls.mean(axis=0), (10.3, 10.2, 7.3, 2.3), atol=1.3)
+
+
+def wall_mm(p):
+    """Thickness at base, middle and apical third (medians on the epicardium), and along the axis at the apex."""
+    step = 2.5
+    grid = heart_grid([np.arange(low, high, step) for low, high in ((-95, 60), (-60, 95), (-95, 50))], p)
+    chambers = build_heart(grid, p, inflation(p)).structures
+    inside = chambers["LV"] < 0
+    along, aside = np.tensordot(FRAME, grid.points, axes=1)[2], np.hypot(*np.tensordot(FRAME, grid.points, axes=1)[:2])
+    depth = along / along[inside].max()
+    wall = chambers["MYO"] < 0
+    surface = wall & binary_dilation(np.minimum.reduce([chambers[name] for name in ("MYO", "LV", "LA", "AO")]) >= 0)
+    thick = distance_transform_edt(~inside, sampling=step)
+    thirds = [np.median(thick[surface & (depth > low) & (depth < low + 0.24)]) for low in (0.1, 0.38, 0.66)]
+    axis = (aside < 2.5) & (depth > 0.8)
+    tip = grid.pose.scale * (along[axis & (wall | inside)].max() - along[axis & inside].max())
+    return [*thirds, tip]
+
+
+def test_the_gullet_lies_on_the_left_atrium_with_no_lung_between():
+    for index in range(4):
+        _, scene, labels = heart(index)
+        regions = region_map(scene.layers)
+        gullet = binary_dilation(regions == THORAX7.value_of("oesophagus"), iterations=1)
+        assert (gullet & inside(labels, "LA")).any()
+
+
 @pytest.mark.parametrize("index", range(HEARTS))
 def test_medians_inside_chambers_are_the_drawn_levels(index):
     p, scene, labels = heart(index)
@@ -140,7 +172,7 @@ def test_some_scans_cut_the_appendage_or_the_pulmonary_artery_and_none_the_middl
     """docs/phantom.md has the shares of 400 scans; 40 scans are within three standard errors of these."""
     settings, scans = PhantomSettings(grid=(38, 38, 31)), 40
     cut = np.array([cut_structures(draw_parameters(0, index, settings), settings) for index in range(scans)])
-    for name, share, found in zip(("LAA", "PA"), (0.16, 0.49), cut.mean(axis=0)):
+    for name, share, found in zip(("LAA", "PA"), (0.29, 0.39), cut.mean(axis=0)):
         assert abs(found - share) < 3 * np.sqrt(share * (1 - share) / scans), name
         assert 0 < found < 1, name
     assert cut[:, 2].sum() <= 1

@@ -18,6 +18,7 @@ from voxpair.phantom.contrast import LEVELS, ContrastState, check_state, draw_le
 Sex = Literal["F", "M"]
 Metal = Literal["no", "lead", "wires", "valve", "stent"]
 ScanRange = Literal["cardiac", "up_to_arch"]
+AortaLabel = Literal["whole", "ascending"]
 Morphology = Literal["windsock", "cauliflower", "chicken_wing", "cactus"]
 
 # name: what an adult's can be, healthy or ill, with room to spare
@@ -36,6 +37,7 @@ _REACH = {
     "lv_elongation": (1, 2.6),
     "septal_thickening": (-0.5, 0.5),
     "apical_thinning": (0, 0.9),
+    "apex_wall_mm": (0.5, 12),
     "papillary_radius_mm": (0, 9),
     "trabecula_mm": (0, 6),
     "turn_axial_deg": (-60, 60),
@@ -74,7 +76,13 @@ _REACH = {
 }
 _LEVEL_REACH_HU = (-1024, 3071)
 _STREAMING_REACH_HU = (0, 500)
-_CHOICES = {"sex": Sex, "metal": Metal, "scan_range": ScanRange, "laa_morphology": Morphology}
+_CHOICES = {
+    "sex": Sex,
+    "metal": Metal,
+    "scan_range": ScanRange,
+    "aorta_label": AortaLabel,
+    "laa_morphology": Morphology,
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,10 @@ class HeartParameters:
     ``phase`` is the time since the R wave as a share of the beat. ``lv_ejection``, ``la_emptying``, ``ra_emptying``
     are the shares that leave at most, ``rv_stroke_share`` is the right stroke volume over the left.
     ``lv_elongation`` is LV length over diameter. ``septal_thickening`` and ``apical_thinning`` are shares of the wall
-    thickness. ``turn_*_deg`` rotate the heart in the chest; ``offset_*_mm`` move the field of view.
+    thickness; ``apex_wall_mm`` is that of the LV's very tip. ``turn_*_deg`` rotate the heart in the chest;
+    ``offset_*_mm`` move the field of view.
+    ``aorta_label`` is a convention: ``whole`` labels what of the aorta is seen, the limb that descends behind the
+    heart too; ``ascending`` root, ascending part and the front of the arch.
     ``coronary_calcium`` is the share of the coronary arteries that is calcified. ``levels_hu`` are the blood and
     tissue levels of :mod:`voxpair.phantom.contrast`. ``detail_seed`` names what is random below these numbers.
 
@@ -98,6 +109,7 @@ class HeartParameters:
     contrast: ContrastState = "arterial"
     metal: Metal = "no"
     scan_range: ScanRange = "cardiac"
+    aorta_label: AortaLabel = "whole"
     phase: float = 0.75
     lv_volume_ml: float = 113.0
     lv_ejection: float = 0.63
@@ -111,7 +123,8 @@ class HeartParameters:
     laa_volume_ml: float = 5.2
     lv_elongation: float = 1.75
     septal_thickening: float = 0.12
-    apical_thinning: float = 0.45
+    apical_thinning: float = 0.4
+    apex_wall_mm: float = 2.3
     papillary_radius_mm: float = 4.5
     trabecula_mm: float = 2.0
     turn_axial_deg: float = 0.0

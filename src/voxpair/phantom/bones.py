@@ -20,6 +20,8 @@ CHEST_MM = -14.0
 """Front-to-back position of the chest's centre."""
 _VERTEBRA_STEP_MM = 24.5
 _CORTEX_MM = 1.2
+_STERNUM_MM = 6.2
+"""Half the thickness of the sternum."""
 
 
 def spine_mm(height_mm: float | np.ndarray) -> float | np.ndarray:
@@ -92,8 +94,9 @@ def _ribs(grid: VoxelGrid, cavity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _sternum(grid: VoxelGrid, cavity: np.ndarray) -> np.ndarray:
     """Return manubrium and body, rounded, with the joint between them."""
     x, y, z = grid.points[0] - MIDLINE_MM, grid.points[1], grid.points[2]
-    wide = 15 + 3 * np.cos(z / 18) + 6 * np.clip((z - 70) / 20, 0, 1)
-    across, along = np.maximum(np.abs(x) - wide + 4, 0), np.abs(cavity - 8)
-    plate = np.hypot(across, np.maximum(along - 2, 0)) - 4
+    wide = 17 + 2.5 * np.cos(z / 18) - 3 * np.clip(-z / 40, 0, 1) + 7 * np.clip((z - 70) / 20, 0, 1)
+    across, along = x / wide, (cavity - 8.5 - 1.5 * (x / 15) ** 2) / _STERNUM_MM  # its sides bend back
+    reach = np.sqrt(across * across + along * along) + 1e-3
+    plate = (reach - 1) * reach / np.hypot(across / wide, along / _STERNUM_MM)
     joint = 1.2 - np.abs(z - 72)
     return np.maximum.reduce([plate, joint, -48 - z, -y])

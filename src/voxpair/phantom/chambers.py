@@ -30,6 +30,10 @@ from voxpair.phantom.frame import (
 from voxpair.phantom.shapes import Ellipsoid, Tube, VoxelGrid, smooth_cut, smooth_union
 
 _TYPICAL_RV_ML = 130.0
+_APICAL, _TIP = (0.45, 0.8), (0.8, 1.0)
+"""Between which depths, as shares of the way from the base to the end of the cavity, the wall thins."""
+_TIP_SHARE, _TIP_RADIUS_MM = 0.87, 9.0
+"""How much of the wall at the very apex is set by ``apex_wall_mm``, and how wide around the axis."""
 
 Grow = Callable[[str, np.ndarray, np.ndarray], float]
 """(chamber, its own field, the field of where it must not go) -> by how many mm it grows."""
@@ -58,7 +62,7 @@ def left_ventricle(grid: VoxelGrid, p: HeartParameters, grow: Grow) -> tuple[np.
         muscles.append(Tube([foot, twin], [0.9 * p.papillary_radius_mm, 0.6 * p.papillary_radius_mm]))
     rng = np.random.default_rng([p.detail_seed, 7])
     apical = grid.beyond(0.25 * length * APEX, APEX) / length
-    ridges = p.trabecula_mm * (smooth_texture(grid.axes, 5.0, rng) + 0.3 + np.clip(apical, -0.6, 0.6)) - 0.5
+    ridges = p.trabecula_mm * (smooth_texture(grid.axes, 5.0, rng) + 0.1 + np.clip(apical, -0.6, 0.4)) - 0.5
     inside = np.minimum(grid.draw(*muscles, blend_mm=2) if p.papillary_radius_mm > 0 else -cavity, -cavity - ridges)
     return cavity, np.maximum(inside, cavity), body
 
@@ -68,18 +72,29 @@ def wall_around(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what the epicardium encloses below the base, and how lateral each voxel is (-1 septum, 1 free wall).
 
-    The wall is thickest at the basal front of the septum and thins towards the apex, most of all below.
+    The wall is thickest at the basal front of the septum, thinner in the apical third and thinnest at the very apex,
+    which keeps its few millimetres whatever the rest needs to hold its volume: the rest grows in proportion.
     """
+    length = (1 + LIFT) * ventricle_axes(p, grid.pose.scale, ventricles_emptied(p.phase))[1]
     around = np.tensordot(FRAME.astype(np.float32), grid.points, axes=1)
     far = np.sqrt(around[0] ** 2 + around[1] ** 2 + 1)
     lateral = -around[0] / far
     septal_front = 0.75 * around[0] / far - 0.66 * around[1] / far
-    down = np.clip(around[2] / 80, 0, 1)
-    apical = p.apical_thinning * down**2 * (3 - 2 * down)
-    mean_wall = 9.5 * (p.myo_volume_ml / 125) ** (1 / 3)
-    shell = body - mean_wall * (1 + p.septal_thickening * septal_front) * (1 - apical)
+    down = around[2] / length
+    apical = p.apical_thinning * _step(down, *_APICAL)
+    tip = _TIP_SHARE * _step(down, *_TIP) * np.exp(-((far / _TIP_RADIUS_MM) ** 2))
+    thickness = (1 + p.septal_thickening * septal_front) * (1 - apical) * (1 - tip)
+    wall_mm = 12.0 * (p.myo_volume_ml / 125) ** (1 / 3)
+    grown = (body - p.apex_wall_mm * tip) / thickness - wall_mm
     base = -grid.beyond((0, 0, 0), APEX)
-    return np.maximum(shell - grow("MYO", shell, np.maximum(base, -lv)), base), lateral
+    wall_mm += grow("MYO", grown, np.maximum(base, -lv))
+    return np.maximum(body - p.apex_wall_mm * tip - wall_mm * thickness, base), lateral
+
+
+def _step(value: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Return 0 where ``value`` is below ``start``, 1 above ``end``, a smooth step between."""
+    share = np.clip((value - start) / (end - start), 0, 1)
+    return share * share * (3 - 2 * share)
 
 
 def left_atrium(grid: VoxelGrid, p: HeartParameters, blocked: np.ndarray, grow: Grow) -> tuple[np.ndarray, np.ndarray]:
@@ -88,10 +103,14 @@ def left_atrium(grid: VoxelGrid, p: HeartParameters, blocked: np.ndarray, grow: 
     ostia = [(40, -27, 19), (40, -29, 0), (-5, -28, 20), (-4, -32, 3)]
     ends = [(78, -30, 42), (80, -50, -12), (-46, -30, 48), (-46, -60, -8)]
     veins, stumps = [], []
+    rng = np.random.default_rng([p.detail_seed, 14])
     for ostium, end in zip(np.array(ostia, float), np.array(ends, float)):
         outward = (end - ostium) / np.linalg.norm(end - ostium)
-        inside = ostium - 12 * outward
-        veins.append(Tube([inside, ostium, end], [radius, radius, 0.6 * radius]))
+        inside, fork = ostium - 12 * outward, ostium + 22 * outward + rng.normal(0, 2.5, 3)
+        veins.append(Tube([inside, ostium, ostium + 12 * outward, fork], [radius, radius, 0.95 * radius, 0.8 * radius]))
+        for aside, thin in ((rng.normal(0, 7, 3), 0.62), (rng.normal(0, 16, 3), 0.5)):
+            bend = 0.5 * (fork + end) + aside
+            veins.append(Tube([fork, bend, end + 1.6 * aside], [0.75 * radius, thin * radius, 0.7 * thin * radius]))
         stumps.append(Tube([inside, ostium + max(label_mm - radius, 1) * outward], [radius, radius]))
     chamber = Ellipsoid(LA_CENTRE, (27, 19, 25))
     funnel = Tube([0.5 * (LA_CENTRE + MITRAL_VALVE), MITRAL_VALVE + 4 * APEX], [15, 14])
@@ -133,5 +152,5 @@ def right_ventricle(
     cavity = np.maximum(own - grow("RV", own, blocked), blocked)
     rng = np.random.default_rng([p.detail_seed, 8])
     apical = np.clip(grid.beyond(20 * APEX, APEX) / 40, -0.8, 0.8)
-    ridges = p.trabecula_mm * (1.3 * smooth_texture(grid.axes, 6.0, rng) + 0.3 + apical) - 0.5
+    ridges = p.trabecula_mm * (1.3 * smooth_texture(grid.axes, 6.0, rng) - 0.2 + 0.5 * apical) - 0.5
     return cavity, np.maximum(-cavity - ridges, cavity)

@@ -28,7 +28,7 @@ from voxpair.phantom.frame import (
     PULMONARY_VALVE,
     heart_grid,
 )
-from voxpair.phantom.shapes import Tube, VoxelGrid
+from voxpair.phantom.shapes import FAR_MM, Tube, VoxelGrid
 from voxpair.phantom.vessels import aorta_shapes, coronaries, pulmonary_shapes
 
 PULMONARY_LABEL_MM = 30.0
@@ -58,9 +58,9 @@ class Heart:
     """Signed distances in mm, each (X, Y, Z).
 
     ``structures``: by label name, mutually exclusive. ``vessels``: blood that goes on beyond the labels:
-    ``veins`` (pulmonary), ``cava``, ``pulmonary``, ``aorta``, ``coronary``. ``muscles``: papillary muscles and
-    trabeculae within LV and RV. ``reach``: how far the labels AO and PA go along their vessels. ``laa_depth``: 0 at the
-    appendage's orifice, 1 at its tip. ``lateral``: -1 at the septum, 1 at the lateral wall.
+    ``veins`` (pulmonary), ``cava``, ``pulmonary``, ``aorta`` (of it ``ascending``), ``coronary``. ``muscles``:
+    papillary muscles and trabeculae within LV and RV. ``reach``: how far the labels AO and PA go along their vessels.
+    ``laa_depth``: 0 at the appendage's orifice, 1 at its tip. ``lateral``: -1 at the septum, 1 at the lateral wall.
     """
 
     structures: dict[str, np.ndarray]
@@ -118,7 +118,8 @@ def _assemble(grid: VoxelGrid, p: HeartParameters, grow: Grow, lay: Lay) -> Hear
     wall = p.wall_mm
     lv, lv_muscle, body = left_ventricle(grid, p, grow)
     epicardium, lateral = wall_around(grid, p, lv, body, grow)
-    ao, ao_reach = _aorta(grid, p, lv)
+    ao, in_front = _aorta(grid, p, lv)
+    ao_reach = np.full_like(ao, -FAR_MM) if p.aorta_label == "whole" else -in_front
     artery, pa_reach = _pulmonary_artery(grid, p, np.maximum(wall - ao, wall - epicardium))
     la, veins = left_atrium(grid, p, np.maximum.reduce([-lv, 0.3 - epicardium, wall - ao, wall - artery]), grow)
     blocked = np.maximum.reduce([-la, 1 - epicardium, wall - ao, wall - artery, 0.5 - veins])
@@ -129,19 +130,19 @@ def _assemble(grid: VoxelGrid, p: HeartParameters, grow: Grow, lay: Lay) -> Hear
     rv, rv_muscle = right_ventricle(grid, p, blocked, grow)
     structures = {"MYO": np.maximum.reduce([epicardium, -lv, -ao]), "LA": la, "LV": lv, "RA": ra, "RV": rv}
     structures |= {"AO": np.maximum(ao, ao_reach), "PA": np.maximum(artery, pa_reach), "LAA": laa}
-    vessels = {"veins": veins, "cava": cava, "pulmonary": artery, "aorta": ao}
+    vessels = {"veins": veins, "cava": cava, "pulmonary": artery, "aorta": ao, "ascending": np.maximum(ao, -in_front)}
     vessels["coronary"] = coronaries(grid, p, structures, epicardium)
     muscles, reach = {"LV": lv_muscle, "RV": rv_muscle}, {"AO": ao_reach, "PA": pa_reach}
     return Heart(structures, vessels, muscles, reach, depth, lateral)
 
 
 def _aorta(grid: VoxelGrid, p: HeartParameters, lv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the aorta, and the field that is negative where it is labelled: from its valve to mid-arch."""
+    """Return the aorta, and the field that is positive in front of mid-arch, where its ascending part runs."""
     aorta = grid.draw(*aorta_shapes(p, grid.pose), blend_mm=4)
     outflow = grid.beyond(AORTIC_VALVE, AORTIC_AXIS)
     in_front = grid.beyond((0, -36, 0), (0, 1, 0))  # the descending limb passes the valve's height behind the heart
     ao = np.maximum.reduce([aorta, np.minimum(-outflow, in_front), -lv])
-    return ao, -in_front
+    return ao, in_front
 
 
 def _pulmonary_artery(grid: VoxelGrid, p: HeartParameters, blocked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

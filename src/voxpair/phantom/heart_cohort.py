@@ -23,14 +23,15 @@ from voxpair.core.errors import InputError
 from voxpair.core.labels import CARDIAC8, THORAX7
 from voxpair.core.run import derive_seed
 from voxpair.phantom.acquisition import Scan, ScanSettings, acquire
-from voxpair.phantom.anatomy import HeartParameters
+from voxpair.phantom.anatomy import AortaLabel, HeartParameters
 from voxpair.phantom.annotation import AnnotationSettings, as_drawn, pulmonary_shift
+from voxpair.phantom.bones import CHEST_MM, MIDLINE_MM
 from voxpair.phantom.contrast import check_state
 from voxpair.phantom.cycle import chamber_volumes
 from voxpair.phantom.frame import check_field
 from voxpair.phantom.population import draw_anatomy
 
-_FIELD_CENTRE_MM = np.array([8.0, -5.0, -6.0])
+_CENTRES_MM = {"heart": (8.0, -5.0, -6.0), "chest": (MIDLINE_MM, CHEST_MM - 8, 20.0)}
 
 Labels = Literal["expert", "clean", "thorax"]
 Lengths = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -44,6 +45,8 @@ class PhantomSettings(ScanSettings):
         field_of_view_mm: extent along the same axes of a scan of the heart alone.
         spacing_mm: distance of voxels along the same axes; it takes the place of ``field_of_view_mm``, which is then
             grid times spacing.
+        centre: where the field of view lies: on the heart, give or take what each patient's scan is off by, or on the
+            middle of the chest, for which a field of 340 x 300 x 240 mm is wide enough.
         arch_extra_mm: how much farther towards the head a scan up to the arch reaches: on the same grid where the
             field of view is given, by as many more slices where the spacing is.
         contrast: state to probability; the probabilities need not add up to one.
@@ -51,6 +54,8 @@ class PhantomSettings(ScanSettings):
         lead, wires, valve, stent: probability of a pacemaker lead, of wires in the sternum, of a mechanical mitral
             valve and of a coronary stent; nobody has two of them.
         up_to_arch: probability of a scan that reaches the aortic arch.
+        aorta: what of the aorta the eight structures hold: ``whole``, all that is seen of it, both limbs, as the
+            papers' easiest structure suggests; or ``ascending``, which ends in the arch, by convention.
         labels: ``expert`` as a reader draws the eight structures, ``clean`` as they are, ``thorax`` the seven organs of
             ``THORAX7`` (always as they are). The images are the same for all three.
         annotation: how the reader differs from the truth.
@@ -62,6 +67,7 @@ class PhantomSettings(ScanSettings):
     grid: tuple[int, int, int] = (64, 64, 64)
     field_of_view_mm: Lengths | None = (190.0, 190.0, 155.0)
     spacing_mm: Lengths | None = None
+    centre: Literal["heart", "chest"] = "heart"
     arch_extra_mm: float = Field(40.0, ge=0, le=300)
     contrast: dict[str, float] = Field(
         default_factory=lambda: {"arterial": 0.6, "mixed": 0.2, "late_venous": 0.1, "non_contrast": 0.1}
@@ -72,6 +78,7 @@ class PhantomSettings(ScanSettings):
     valve: float = Field(0.02, ge=0, le=1)
     stent: float = Field(0.03, ge=0, le=1)
     up_to_arch: float = Field(0.3, ge=0, le=1)
+    aorta: AortaLabel = "whole"
     labels: Labels = "expert"
     annotation: AnnotationSettings = AnnotationSettings()
 
@@ -125,7 +132,7 @@ def draw_parameters(seed: int, index: int, settings: PhantomSettings) -> HeartPa
     limits = np.cumsum([getattr(settings, metal) for metal in metals[:-1]])
     metal = metals[int(np.searchsorted(limits, rng.uniform(), side="right"))]
     scan_range = "up_to_arch" if rng.uniform() < settings.up_to_arch else "cardiac"
-    return draw_anatomy(rng, sex=sex, contrast=contrast, metal=metal, scan_range=scan_range)
+    return draw_anatomy(rng, sex=sex, contrast=contrast, metal=metal, scan_range=scan_range, aorta_label=settings.aorta)
 
 
 @dataclass(frozen=True)
@@ -254,7 +261,8 @@ def heart_cases_with_others(
 def voxel_axes(p: HeartParameters, settings: PhantomSettings) -> list[np.ndarray]:
     """Return voxel centres along each axis in body millimetres."""
     voxels = np.array(settings.grid)
-    centre = _FIELD_CENTRE_MM + np.array([p.offset_right_mm, p.offset_front_mm, p.offset_head_mm])
+    offset = np.array([p.offset_right_mm, p.offset_front_mm, p.offset_head_mm])
+    centre = np.array(_CENTRES_MM[settings.centre]) + (offset if settings.centre == "heart" else 0.0)
     extra_mm = settings.arch_extra_mm if p.scan_range == "up_to_arch" else 0.0
     if settings.spacing_mm is None:
         extent = np.array(settings.field_of_view_mm)

@@ -15,7 +15,9 @@ from voxpair.phantom.shapes import Tube, VoxelGrid
 
 _HILA = ((64.0, -28.0, 34.0), (-36.0, -46.0, 38.0))
 _TREES, _DIVISIONS = 8, 4
-_MESH_MM, _MESH_AT_MM = 8.5, 24.0
+_TREES_IN_FRONT = 3
+"""Of each lung: they run beside the heart to where the others, from hila far behind, do not reach."""
+_MESH_MM, _MESH_AT_MM = 7.0, 24.0
 """Width of the meshes of the fine vessels, and at which distance from the hilum they have it."""
 _DENSER_HU_PER_MM = -0.35
 
@@ -47,6 +49,11 @@ def _vessels(grid: VoxelGrid, p: HeartParameters, space: np.ndarray) -> np.ndarr
         for _ in range(_TREES):
             way = np.array([outward * rng.uniform(0.1, 1), rng.uniform(-0.9, 1.2), rng.uniform(-1.1, 0.9)])
             _grow(twigs, np.array(hilum), way, 3.4, _DIVISIONS, rng)
+        for k in range(_TREES_IN_FRONT):
+            way = np.array([outward * rng.uniform(0.35, 0.8), 0.9, 0.7 - 0.6 * k + rng.normal(0, 0.15)])
+            start = np.array(hilum) + 30 * way / np.linalg.norm(way)
+            twigs.append(Tube([hilum, start], [3.6, 3.0]))
+            _grow(twigs, start, way, 2.9, _DIVISIONS, rng)
     return np.minimum(grid.draw(*twigs, margin_mm=3), _fine_vessels(grid, space, rng))
 
 
@@ -64,7 +71,7 @@ def _fine_vessels(grid: VoxelGrid, inside: np.ndarray, rng: np.random.Generator)
     squeezed = offset * (_MESH_AT_MM / away) ** (2 / 3) + 60 * np.sign(hila[:1] - MIDLINE_MM)
     first, second = texture_at(squeezed, _MESH_MM, rng), texture_at(squeezed, _MESH_MM, rng)
     mesh = 0.6 * _MESH_MM * (away / _MESH_AT_MM) ** (2 / 3)
-    field.ravel()[chosen] = mesh * np.hypot(first, second) - np.clip(2.2 - away / 60, 0.7, 1.8)
+    field.ravel()[chosen] = mesh * np.hypot(first, second) - np.clip(2.2 - away / 80, 1.1, 1.8)
     return field
 
 

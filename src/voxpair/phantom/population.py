@@ -57,14 +57,16 @@ _EJECTION = {"M": (0.634, 0.077), "F": (0.664, 0.076)}
 _ELONGATION = {"M": 1.75, "F": 1.6}
 """Length over diameter: the inner diameter is 48 mm in both sexes (Kang et al. 2017)."""
 _MOST_RV_EJECTION = 0.68
-_LOW_SHARE = 0.35
+_LOW_SHARE = 0.40
 """Share of cardiac scans that begin below the top of the appendage: 31 % of ImageCAS have it cut."""
 _CALCIFIED_SHARE = 0.3
 """Share of patients with any coronary calcium."""
 
 
-def draw_anatomy(rng: np.random.Generator, *, sex: str, contrast: str, metal: str, scan_range: str) -> HeartParameters:
-    """Draw one patient of the given sex, contrast state, metal and scan range.
+def draw_anatomy(
+    rng: np.random.Generator, *, sex: str, contrast: str, metal: str, scan_range: str, aorta_label: str = "whole"
+) -> HeartParameters:
+    """Draw one patient of the given sex, contrast state, metal and scan range; ``aorta_label`` is a convention.
 
     >>> draw_anatomy(np.random.default_rng(1), sex="F", contrast="mixed", metal="no", scan_range="cardiac").sex
     'F'
@@ -75,6 +77,7 @@ def draw_anatomy(rng: np.random.Generator, *, sex: str, contrast: str, metal: st
         contrast=contrast,
         metal=metal,
         scan_range=scan_range,
+        aorta_label=aorta_label,
         **_beat(sex, sizes, rng),
         **_appendage(sex, sizes["laa_volume_ml"], rng),
         **_shape(sex, rng),
@@ -137,10 +140,11 @@ def _shape(sex: str, rng: np.random.Generator) -> dict[str, float]:
     shape = {
         "lv_elongation": float(np.clip(rng.normal(_ELONGATION[sex], 0.12), 1.35, 2.1)),
         "septal_thickening": float(np.clip(rng.normal(0.12, 0.05), 0, 0.3)),
-        "apical_thinning": float(np.clip(rng.normal(0.45, 0.08), 0.2, 0.7)),
+        "apical_thinning": float(np.clip(rng.normal(0.40, 0.07), 0.2, 0.6)),
+        "apex_wall_mm": float(np.clip(rng.normal(2.3, 0.6), 1.0, 4.5)),
         "papillary_radius_mm": float(rng.uniform(3.5, 5.5)),
         "trabecula_mm": float(rng.uniform(1.2, 3.0)),
-        "wall_mm": float(rng.uniform(2.2, 3.2)),
+        "wall_mm": float(rng.uniform(2.0, 3.0)),
         "arch_height_mm": float(rng.normal(0, 5)),
         "diaphragm_height_mm": float(rng.normal(0, 5)),
         "vertebra_radius_mm": float(rng.normal(17.5 if sex == "M" else 16.0, 0.8)),
@@ -154,13 +158,13 @@ def _shape(sex: str, rng: np.random.Generator) -> dict[str, float]:
 
 def _situation(scan_range: str, rng: np.random.Generator) -> dict[str, float]:
     """Draw where the field of view lies; a scan of the heart alone may start too low for the whole PA, or LAA."""
-    head = rng.normal(-4, 10) if scan_range == "cardiac" else rng.normal(0, 6)
+    head = rng.normal(4, 5) if scan_range == "cardiac" else rng.normal(0, 6)
     if scan_range == "cardiac" and rng.uniform() < _LOW_SHARE:
-        head = rng.uniform(-44, -30)
+        head = rng.uniform(-46, -36)
     return {
         "offset_right_mm": float(rng.normal(0, 7)),
         "offset_front_mm": float(rng.normal(0, 6)),
-        "offset_head_mm": float(np.clip(head, -44, 20)),
+        "offset_head_mm": float(np.clip(head, -46, 14)),
     }
 
 

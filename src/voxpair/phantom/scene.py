@@ -66,7 +66,8 @@ def build_scene(
     grid = heart_grid([axis - shift for axis, shift in zip(axes, heart_shift_mm)], p)
     heart = build_heart(grid, p, inflation(p) if calibration is None else calibration)
     below = grid.beyond((0, 0, 52), (0, 0, 1))
-    layers = thorax_layers(body, p, *pericardium(heart.structures, p.epicardial_fat_mm, below))
+    within = heart.structures | {"AO": heart.vessels["ascending"]}
+    layers = thorax_layers(body, p, *pericardium(within, p.epicardial_fat_mm, below), heart.structures["LA"])
     inner, outer = metal_parts(p)
     metal = None
     if inner or outer:
