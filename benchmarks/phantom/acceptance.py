@@ -63,6 +63,7 @@ SIZES = {
     "RA_largest_ml": {"M": (93.0, 27.0), "F": (69.0, 17.0)},
     "LAA_ml": {"M": (5.2, 3.0), "F": (5.2, 3.0)},
     "ascending_mm": {"M": (34.1, 3.9), "F": (31.9, 3.5)},
+    "descending_mm": {"M": (25.8, 3.0), "F": (23.1, 2.6)},
     "pulmonary_mm": {"M": (26.0, 2.6), "F": (24.2, 2.6)},
 }
 # diameter: of which vessel, from one point of the reference heart to another, or of the body where it does not turn
