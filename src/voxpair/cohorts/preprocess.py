@@ -62,6 +62,9 @@ class PreprocessSettings(Settings):
         spacing_mm: voxel size on "crop_or_pad" axes; None keeps each scan's own.
         intensity: "ct" maps ``window_hu`` to [0, 1], "mri" each volume's ``robust_percentiles``;
             "auto" takes "ct" for cohorts of modality CT, else "mri".
+        soft_tissue_hu: the part of ``window_hu`` ("ct") that is given the middle three fifths of [0, 1], so that a
+            loss in [0, 1] weighs a chamber against its wall more, and lung against air less; None is the papers'
+            straight line.
         pad: how "crop_or_pad" fills: "mirror", or "constant" (air, background);
             "auto" takes "constant" for CT, else "mirror", since networks learn repeated edges as streaks.
 
@@ -74,6 +77,7 @@ class PreprocessSettings(Settings):
     spacing_mm: Triple | None = None
     intensity: Literal["auto", "ct", "mri"] = "auto"
     window_hu: tuple[float, float] = (-1000.0, 2000.0)
+    soft_tissue_hu: tuple[float, float] | None = None
     robust_percentiles: tuple[float, float] = (0.5, 99.5)
     pad: Literal["auto", "mirror", "constant"] = "auto"
 
@@ -94,6 +98,8 @@ class PreprocessSettings(Settings):
         low, high = self.window_hu
         if not -np.inf < low < high < np.inf:
             raise ValueError(f"window_hu must be (lower, upper) with lower < upper, got {self.window_hu}")
+        if self.soft_tissue_hu and not low < self.soft_tissue_hu[0] < self.soft_tissue_hu[1] < high:
+            raise ValueError(f"soft_tissue_hu must rise inside window_hu {self.window_hu}, got {self.soft_tissue_hu}")
         low, high = self.robust_percentiles
         if not 0 <= low < high <= 100:
             raise ValueError(f"robust_percentiles must rise within 0 to 100, got {self.robust_percentiles}")
@@ -148,6 +154,7 @@ class Preprocessor:
         image = orient(self._scaled(case.image, geometry), geometry)
         image = self._placed(resample(image, geometry.resampled_shape, geometry.step), geometry, 0.0)
         image = np.clip(image, 0, 1, dtype=np.float32)  # resampling may overshoot by a rounding error
+        image = np.interp(image, *self._curve).astype(np.float32)
         if case.labels is None:
             return Prepared(image, None, geometry)
         self.label_table.check(case.labels, f"case {case.name}")
@@ -195,7 +202,8 @@ class Preprocessor:
             if volume is not None and volume.shape != geometry.grid:
                 raise RunError(f"case {name}: the {word} have shape {volume.shape}, the geometry {geometry.grid}")
         low, high = geometry.intensity_low, geometry.intensity_high
-        whole = unorient(bring_back(np.clip(image, 0, 1).astype(np.float32, copy=False), geometry, 0.0), geometry)
+        straight = np.interp(np.clip(image, 0, 1), *self._curve[::-1]).astype(np.float32)
+        whole = unorient(bring_back(straight, geometry, 0.0), geometry)
         values = None
         if labels is not None:
             present = [int(k) for k in np.unique(labels)]
@@ -216,6 +224,15 @@ class Preprocessor:
     def _intensity(self) -> str:
         chosen = self.settings.intensity
         return chosen if chosen != "auto" else "ct" if self.modality.upper() == "CT" else "mri"
+
+    @property
+    def _curve(self) -> tuple[list[float], list[float]]:
+        """Knots of the way from a value within the window, 0 to 1, to what the networks see, 0 to 1."""
+        soft = self.settings.soft_tissue_hu
+        if self._intensity != "ct" or soft is None:
+            return [0.0, 1.0], [0.0, 1.0]
+        low, high = self.settings.window_hu
+        return [0.0, *((hu - low) / (high - low) for hu in soft), 1.0], [0.0, 0.2, 0.8, 1.0]
 
     @property
     def _pad(self) -> str:
