@@ -18,6 +18,8 @@ def test_every_preset_builds_and_says_what_to_expect(name):
 def test_paper_means_what_the_papers_say():
     paper = plan("paper")
     assert paper.generator.preprocess.grid == (256, 256, 160)
+    parts = (paper.generator, paper.pretraining, paper.segmentation)
+    assert [part.preprocess.soft_tissue_hu for part in parts] == [None] * 3
     assert paper.generator.autoencoder.label_code == "rgb" and paper.generator.autoencoder.stem_channels == 3
     assert paper.generator.autoencoder.augmentation == "paper"
     assert paper.pretraining.masking.kind == "paper" and paper.pretraining.loss == "whole"

@@ -24,11 +24,13 @@ def papers_way(preset: Nested) -> Nested:
         part: round(0.9 * pairs / preset[part]["loop"]["batch_size"])
         for part, pairs in (("pretraining", synthetic), ("segmentation", synthetic + preset["cases"]["train"]))
     }
+    straight = {"soft_tissue_hu": None}  # -1000 to 2000 HU on a straight line to 0 to 1
     return layered(
         preset,
         {
             "about": preset["about"] + ", the papers' recipe",
             "generator": {
+                "preprocess": straight,
                 "autoencoder": {
                     "label_code": "rgb",
                     "stem_channels": 3,
@@ -47,12 +49,14 @@ def papers_way(preset: Nested) -> Nested:
             "synthetic_per_real": 3.0,
             "pretrain_on": "synthetic",
             "pretraining": {
+                "preprocess": straight,
                 "masking": {"kind": "paper"},
                 "loss": "whole",
                 "validation_fraction": 0.1,
                 "loop": {"learning_rate": 1e-3, "validate_every": epochs["pretraining"], "patience": 50},
             },
             "segmentation": {
+                "preprocess": straight,
                 "mix": {"synthetic_share": 0.75, "real_only_last": 0},
                 "rarity": 0.0,
                 "validation": "tenth_of_mixed",

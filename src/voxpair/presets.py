@@ -351,7 +351,8 @@ def _for_cohort(cohort: Cohort | Path | Listing) -> Nested:
 
 
 def _shared(preprocess: Nested, backbone: Nested) -> Nested:
-    """Grid and backbone that generator, pretraining and segmentation have in common."""
+    """Grid, curve of CT and backbone that generator, pretraining and segmentation have in common."""
+    preprocess = {"soft_tissue_hu": [-200, 600], **preprocess}
     return {
         "generator": {"preprocess": preprocess},
         "pretraining": {"preprocess": preprocess, "backbone": backbone},

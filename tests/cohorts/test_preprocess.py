@@ -232,6 +232,26 @@ def test_a_geometry_survives_json_to_the_last_bit():
         Geometry.from_dict({"grid": [1, 2, 3]})
 
 
+def test_soft_tissue_takes_three_fifths_of_what_the_networks_see_and_comes_back_in_hu():
+    hu = np.linspace(-1000, 2000, 31, dtype=np.float32)
+    case = scan(image=np.tile(hu, (2, 2, 1)), affine=np.eye(4), shape=(2, 2, 31))
+    work = preprocessor("CT", grid=(2, 2, 31), soft_tissue_hu=(-200, 600))
+    prepared = work.forward(case)
+    seen = prepared.image[0, 0]
+    np.testing.assert_allclose(
+        np.interp([-1000, -600, -200, 200, 600, 1300, 2000], hu, seen), [0, 0.1, 0.2, 0.5, 0.8, 0.9, 1], atol=1e-6
+    )
+    back = work.restore(prepared.image, None, prepared.geometry, name="b", patient="p", source="synthetic")
+    np.testing.assert_allclose(back.image[0, 0], hu, atol=0.01)
+    straight = preprocessor("CT", grid=(2, 2, 31)).forward(case).image[0, 0]
+    np.testing.assert_allclose(straight, (hu + 1000) / 3000, atol=1e-6)
+
+
+def test_scans_without_hounsfield_units_have_no_soft_tissue_curve():
+    plain, curved = preprocessor(grid=(8, 8, 8)), preprocessor(grid=(8, 8, 8), soft_tissue_hu=(-200, 600))
+    np.testing.assert_array_equal(plain.forward(scan()).image, curved.forward(scan()).image)
+
+
 def test_the_digest_changes_with_whatever_changes_the_voxels():
     works = [
         preprocessor(),
@@ -239,6 +259,7 @@ def test_the_digest_changes_with_whatever_changes_the_voxels():
         preprocessor("CT"),
         preprocessor(table=HIPPOCAMPUS),
         preprocessor(robust_percentiles=(1, 99)),
+        preprocessor("CT", soft_tissue_hu=(-200, 600)),
     ]
     assert len({work.digest() for work in works}) == len(works)
     assert preprocessor(intensity="mri", pad="mirror").digest() != preprocessor(intensity="ct").digest()
@@ -252,6 +273,8 @@ def test_the_digest_changes_with_whatever_changes_the_voxels():
         ({"spacing_mm": (1, 1, 1)}, "has no effect"),
         ({"window_hu": (500, -500)}, "lower < upper"),
         ({"robust_percentiles": (50, 5)}, "rise within 0 to 100"),
+        ({"soft_tissue_hu": (-1000, 600)}, "soft_tissue_hu must rise inside window_hu"),
+        ({"soft_tissue_hu": (600, -200)}, "soft_tissue_hu must rise inside window_hu"),
         ({"fit": "stretch"}, "resample"),
     ],
 )

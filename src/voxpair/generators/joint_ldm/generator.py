@@ -88,6 +88,8 @@ class JointLDMSettings(Settings):
                 f"{self.autoencoder.downsampling}x, denoiser {self.diffusion.downsampling}x), got "
                 f"{self.preprocess.grid}; {fitting} would do"
             )
+        if self.preprocess.soft_tissue_hu and "paper" in (self.autoencoder.augmentation, self.latents.augmentation):
+            raise ValueError("augmentation paper adds HU on a straight line: set preprocess.soft_tissue_hu to null")
         check_sampler(self.sampler, self.diffusion.formulation == "flow")
         return self
 
