@@ -90,7 +90,7 @@ def demo() -> Nested:
                 "sampling": {"steps": 20},
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
             },
-            "pretraining": {"loop": {"updates": 80, "batch_size": 4, "validate_every": 40}},
+            "pretraining": {"loop": {"updates": 300, "batch_size": 4, "validate_every": 100}},
             "audit": {"detector": {"embedding": {"loop": {"updates": 150}}}, "planted": 6},
             "segmentation": {
                 "mix": {"real_only_last": 0.4},

@@ -114,7 +114,7 @@ def test_what_belongs_together_touches_and_nothing_leaks(index):
 def test_the_wall_thins_from_base_to_apex_and_is_thinnest_at_its_tip():
     """10.3, 10.2, 7.3 and 2.3 mm of adults' walls; here the means of a few hearts, and their order in each."""
     walls = np.array([wall_mm(replace(patient(index), phase=0.75)) for index in range(4)])
-    assert (walls[:, 0] > walls[:, 2] + 1.5).all() and (walls[:, 2] > walls[:, 3] + 3).all()
+    assert (walls[:, 0] > walls[:, 2] + 1.5).all() and (walls[:, 3] < walls[:, 2] * 2 / 3).all()
     np.testing.assert_allclose(walls.mean(axis=0), (10.3, 10.2, 7.3, 2.3), atol=1.3)
 
 
@@ -135,12 +135,15 @@ def wall_mm(p):
     return [*thirds, tip]
 
 
-def test_the_gullet_lies_on_the_left_atrium_with_no_lung_between():
+def test_the_gullet_lies_behind_the_left_atrium_with_no_lung_between():
+    """Within three voxels of 4 mm, walls and fat counted."""
     for index in range(4):
         _, scene, labels = heart(index)
         regions = region_map(scene.layers)
-        gullet = binary_dilation(regions == THORAX7.value_of("oesophagus"), iterations=1)
+        gullet = binary_dilation(regions == THORAX7.value_of("oesophagus"), iterations=3)
         assert (gullet & inside(labels, "LA")).any()
+        between = gullet & binary_dilation(inside(labels, "LA"), iterations=2)
+        assert not np.isin(regions[between], [THORAX7.value_of(f"{side}_lung") for side in ("left", "right")]).any()
 
 
 @pytest.mark.parametrize("index", range(HEARTS))
@@ -244,7 +247,7 @@ def test_the_chest_has_its_seven_organs_in_their_places():
     chambers = np.isin(labels, [CARDIAC8.value_of(name) for name in ("LV", "RV", "MYO", "LA", "LAA")])
     assert (regions[chambers] == THORAX7.value_of("heart")).mean() > 0.97
     aorta = next(layer for layer in scene.layers if layer.label == "AO").distance < 0
-    assert (regions[aorta] == THORAX7.value_of("left_lung")).mean() < 0.02
+    assert (regions[aorta] == THORAX7.value_of("left_lung")).mean() < 0.03
     lungs = np.isin(regions, [THORAX7.value_of(name) for name in ("left_lung", "right_lung")])
     assert np.median(painted(scene.layers, 4.0)[lungs]) == pytest.approx(-860, abs=60)
 

@@ -52,7 +52,8 @@ def left_ventricle(grid: VoxelGrid, p: HeartParameters, grow: Grow) -> tuple[np.
     tract = grid.draw(Tube([start, AORTIC_VALVE + 4 * AORTIC_AXIS], [11.5, 11.0]))
     valve = grid.beyond(AORTIC_VALVE, AORTIC_AXIS)
     own = smooth_union(smooth_cut(body, base, 8), np.maximum(tract, valve), 5)
-    cavity = np.maximum(own - grow("LV", own, valve), valve)
+    annulus = grid.draw(Tube([AORTIC_VALVE - 8 * AORTIC_AXIS, AORTIC_VALVE + 4 * AORTIC_AXIS], [5.0, 9.0]))
+    cavity = np.maximum(np.minimum(own - grow("LV", own, valve), annulus), valve)  # the outlet of a small LV stays wide
     muscles = []
     for side in (-0.75, 0.75):
         across = np.cos(side) * -SEPTAL + np.sin(side) * INFERIOR
