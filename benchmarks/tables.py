@@ -21,11 +21,13 @@ HEAD = """# Results
 Every number below is made from a JSON file under `benchmarks/` by `python benchmarks/tables.py`; the file holds the
 command, the commit, the machine, the seeds and all settings. All protocols of a table had equal numbers of updates
 and were judged on the same held-out cases, which stopped no fit and chose no weights. Differences are paired over
-patients, with 95 % bootstrap intervals of the mean over seeds. One exception to "held out": the learning rate and the
-number of updates of the demo's segmenters were chosen by looking at Baseline on the demo's own test hearts.
+patients, with 95 % bootstrap intervals over patients and seeds. One exception to "held out": the learning rate and the
+numbers of updates of the demo's segmenters and pretraining were chosen by looking at Baseline and Medical Diffusion on
+the demo's own test hearts.
 
-The commit in a file is that of the moment its numbers were collected. The hippocampus runs are of one commit; the one
-with 16 labelled cases was stopped once, at 1100 of its denoiser's 1200 updates, and went on from there.
+The commit in a file is that of the moment its numbers were collected. The three hippocampus runs are of one commit;
+the one with 16 labelled cases was stopped once, at 1100 of its denoiser's 1200 updates, and went on from there. Their
+differences were computed again later (`compared` in the files), since intervals now draw seeds as well as patients.
 
 The phantom run was stopped once after its pretraining and went on from there; the run with 48 was paused and shared its
 core at times, which changes no number. The study with MedGen3D begins from the generator and the first eight pairs of
