@@ -93,6 +93,7 @@ def demo() -> Nested:
             "pretraining": {"loop": {"updates": 200, "batch_size": 4, "validate_every": 100}},
             "audit": {"detector": {"embedding": {"loop": {"updates": 150}}}, "planted": 6},
             "segmentation": {
+                "rarity": 1.0,  # with less, so short a fit does not find the appendage
                 "mix": {"real_only_last": 0.4},
                 "loop": {
                     "updates": 450,
