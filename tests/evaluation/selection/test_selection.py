@@ -108,7 +108,7 @@ def dotted(heart):
         (detached_piece, "topology", "of its volume in stray pieces; at most"),
         (mirrored, "situs", "mirrored from left to right"),
         (brighter, "intensity", "MYO has a median of"),
-        (atria_swapped, "topology", "LA has 0.0% of its surface on LV; at least 0.5% is expected"),
+        (atria_swapped, "topology", "has 0.0% of its surface on"),
         (four_times_as_large, "volume", "the whole anatomy has"),
         (hollow, "topology", "of background; at most"),
         (dotted, "topology", "of the boundary as a third class; at most"),
@@ -168,10 +168,11 @@ def test_labels_of_another_table_learn_their_own_contacts(hearts, good):
     table = LabelTable.from_mapping("mine", {f"part {value}": value for value in CARDIAC8.values})
     own = [replace(heart, label_table=table) for heart in hearts[:LEARNT]]
     selector = Selector.fit(own, ALONE, modality="CT")
-    assert selector.judge(replace(good[0], label_table=table)).accepted
-    labels = np.where(good[0].labels == VALUE["LAA"], 0, good[0].labels)
+    heart = good[1]  # whose appendage the field does not cut
+    assert selector.judge(replace(heart, label_table=table)).accepted
+    labels = np.where(heart.labels == VALUE["LAA"], 0, heart.labels)
     labels[2:5, -6:-3, 2:5] = VALUE["LAA"]
-    reasons = selector.judge(replace(good[0], labels=labels, label_table=table)).reasons
+    reasons = selector.judge(replace(heart, labels=labels, label_table=table)).reasons
     assert any("part 8; at least" in reason for reason in reasons)
 
 
