@@ -10,6 +10,7 @@ the grid or the intensity window.
                   percentiles of each volume; to [0, 1]
     resample      linear, about the volume's centre        per class as soft one-hot, then the largest
     crop or pad   centred; mirror or constant              the same, so that pairs stay pairs
+    curve         CT: soft tissue may take more of [0, 1]  -
 
 Source: window, grid and stretching of whole axes as in Ikuta et al. 2024 and Hu et al. 2024, sections 3.1-3.2
 (-1000 to 2000 HU, 512 -> 256 in plane, depth 160). They give no rule for the labels; soft one-hot avoids the
