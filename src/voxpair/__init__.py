@@ -32,6 +32,7 @@ _EXPORTS = {
     "make_phantoms": "stages",
     "plan": "presets",
     "pretrain": "stages",
+    "reconstruct": "stages",
     "Sweep": "study",
     "run": "pipeline",
     "run_study": "study",

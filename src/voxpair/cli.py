@@ -27,7 +27,7 @@ VERBS = {
         "check": cohorts.check,
         "split": cohorts.split,
     },
-    "Generators": {"fit": generators.fit, "sample": generators.sample},
+    "Generators": {"fit": generators.fit, "sample": generators.sample, "reconstruct": generators.reconstruct},
     "Segmentation": {
         "pretrain": segmentation.pretrain,
         "segment": ("Fit a segmenter, or let one predict.", segmentation.fit, segmentation.predict),

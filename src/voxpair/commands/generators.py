@@ -108,3 +108,21 @@ def sample(
     fitted_on = Path(read_json(run / "done.json").get("cohort", ""))
     cohort = quoted(fitted_on) if (fitted_on / "dataset.json").exists() else "COHORT"
     say_next(f"voxpair evaluate pairs {quoted(output)} {cohort} -o QUALITY")
+
+
+def reconstruct(
+    run: Annotated[Path, typer.Argument(help="Run folder of 'voxpair fit'.")],
+    cohort: Annotated[Path, typer.Argument(help="Cohort whose scans are encoded and decoded.")],
+    output: Output,
+    split: Annotated[str | None, typer.Option(help="Only this split, such as val.")] = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Send scans through a generator's autoencoder and back: the best that its samples can look like."""
+    from voxpair import stages
+
+    with session_of(device, 0, overwrite, quiet) as session:
+        stages.reconstruct(run, cohort, output, session, split=split)
+    say_next(f"voxpair evaluate pairs {quoted(output)} {quoted(cohort)} -o QUALITY")

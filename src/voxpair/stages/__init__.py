@@ -1,7 +1,7 @@
 """One function per verb of the command line: folders in, folders out. Everything a verb does is one call here.
 
     cohorts        make_phantoms, import_scans, check, split
-    generators     fit, sample
+    generators     fit, sample, reconstruct
     selection      make_selection
     segmentation   pretrain, segment_fit, segment_predict, patients_behind
     results        evaluate_masks, evaluate_pairs, audit, write_report
@@ -12,7 +12,7 @@ torch is imported inside the stages that compute with it, so that the others sta
 
 from voxpair.stages.claims import Session, opened, resolve_device
 from voxpair.stages.cohorts import Scans, check, import_scans, make_phantoms, split, split_if_needed
-from voxpair.stages.generators import fit, sample
+from voxpair.stages.generators import fit, reconstruct, sample
 from voxpair.stages.results import audit, evaluate_masks, evaluate_pairs, write_report
 from voxpair.stages.segmentation import is_made, patients_behind, pretrain, segment_fit, segment_predict
 from voxpair.stages.selection import Selection, make_selection
@@ -33,6 +33,7 @@ __all__ = [
     "opened",
     "patients_behind",
     "pretrain",
+    "reconstruct",
     "resolve_device",
     "sample",
     "segment_fit",

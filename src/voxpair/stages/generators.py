@@ -118,6 +118,42 @@ def sample(
         return _first(writer.finish(manifest=manifest), count, session)
 
 
+def reconstruct(
+    run: Path, cohort: Path | Cohort, output: Path, session: Session, *, split: str | None = None
+) -> Cohort:
+    """Send every case of a cohort, or of one of its splits, through a generator's autoencoder and back.
+
+    What comes out is what samples could look like if everything else were perfect: ``evaluate_pairs`` says how much
+    texture and anatomy that is.
+
+    Raises:
+        InputError: the generator has no autoencoder.
+    """
+    from voxpair.generators import generator_class
+
+    name = stage_facts(run, "generator")["inputs"]["generator"]
+    kind = generator_class(name)
+    if not hasattr(kind, "reconstruct"):
+        raise InputError(f"{run} holds a {name}, which encodes no scans; only a joint_ldm can reconstruct them")
+    model = kind.load(run / "model", device=resolve_device(session.device))
+    cohort = opened(cohort)
+    cohort = cohort.split(split) if split else cohort
+    inputs = {"weights": model.digest, "cohort": cohort.digest()}
+    with claim(output, "reconstruction", None, session, inputs) as claimed:
+        if already_done(claimed.path, session):
+            return Cohort.open(claimed.path)
+        writer = CohortWriter(claimed.path, model.label_table, model.modality)
+        session.progress.start("reconstructions", len(cohort), len(writer))
+        for record in cohort.records:
+            if not writer.has(record.name):
+                writer.add(model.reconstruct(cohort.read(record.name)))
+                session.progress.advance()
+        patients = sorted({*model.training_patients, *cohort.patients})
+        return writer.finish(
+            manifest={"generator": name, "weights_sha256": model.digest, "training_patients": patients}
+        )
+
+
 def _first(cohort: Cohort, count: int, session: Session) -> Cohort:
     if len(cohort) > count:
         session.progress.say(

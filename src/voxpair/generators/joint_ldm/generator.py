@@ -168,6 +168,34 @@ class JointLDM:
         vector = facts.conditions.encode(condition or {})
         return (self._draw(i, seed, vector, dict(condition or {})) for i in range(first, count))
 
+    @torch.inference_mode()
+    def reconstruct(self, case: Case) -> Case:
+        """Encode a case and decode it: what a sample can look like at best, on the case's own grid.
+
+        A case without labels gets those that the autoencoder reads off its image.
+        """
+        self._fitted_facts()
+        prepared = self.preprocessor.forward(case)
+        device = next(self._autoencoder.parameters()).device
+        has_labels = prepared.labels is not None
+        classes = prepared.labels if has_labels else np.zeros(prepared.image.shape, np.uint8)
+        mean, _ = self._autoencoder.encode(
+            torch.from_numpy(prepared.image)[None, None].to(device),
+            torch.from_numpy(classes)[None].long().to(device),
+            torch.tensor([has_labels], device=device),
+        )
+        image, output = self._autoencoder.decode(mean)
+        return self.preprocessor.restore(
+            image[0, 0].cpu().numpy(),
+            self._autoencoder.code.decode(output)[0].cpu().numpy().astype(np.uint8),
+            prepared.geometry,
+            name=case.name,
+            patient=case.patient,
+            source="synthetic",
+            attributes=case.attributes,
+            provenance={"generator": NAME, "weights": self.digest, "reconstruction_of": case.name},
+        )
+
     @property
     def training_patients(self) -> list[str]:
         return list(self._fitted_facts().training_patients)
