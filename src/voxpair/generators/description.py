@@ -6,14 +6,17 @@ weights. The file is written last and carries their digest, so a folder is whole
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from voxpair.core.errors import InputError
 from voxpair.core.labels import LabelTable
 from voxpair.core.run import read_json, write_json
+from voxpair.generators.fitting import name_weights
 
 _FILE = "generator.json"
 
@@ -56,7 +59,11 @@ class Description:
                 f"{folder / _FILE} was written by another version of voxpair, or changed: {error}; fit again"
             ) from None
 
-    def check(self, digest: str, folder: Path) -> None:
-        """Raise if the weights that were read have another ``digest``."""
-        if digest != self.digest:
+    def check(self, networks: Iterable[nn.Module], folder: Path) -> str:
+        """Return the digest; raise InputError if weights, settings or facts are not those it was written with.
+
+        Settings count as they are written here: a later version may know more of them.
+        """
+        if name_weights([self.facts, self.settings], networks) != self.digest:
             raise InputError(f"the weights in {folder} are not those that {_FILE} was written with")
+        return self.digest

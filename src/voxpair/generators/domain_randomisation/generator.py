@@ -217,7 +217,7 @@ class DomainRandomisation:
         kept = model._make(origin.pop("label_maps"))
         load_weights(folder / "label_maps.safetensors", kept)
         model._finish(kept, Origin.from_json(origin))
-        saved.check(model.digest, folder)
+        model.digest = saved.check([kept], folder)
         return model
 
     def _labelled(self, prepared: PreparedCohort, progress: Progress) -> list[PreparedCase]:

@@ -225,7 +225,7 @@ class JointLDM:
         load_weights(folder / "autoencoder.safetensors", autoencoder)
         load_weights(folder / "denoiser.safetensors", denoiser)
         model._finish(autoencoder.to(device), denoiser.to(device), facts)
-        saved.check(model.digest, folder)
+        model.digest = saved.check((autoencoder, denoiser), folder)
         return model
 
     def _fit_autoencoder(

@@ -181,7 +181,7 @@ class MedGen3D:
         for step in cls.steps:
             model._load_step(step, folder / f"{step}.safetensors", device)
         model._finish(Origin.from_json(saved.facts))
-        saved.check(model.digest, folder)
+        model.digest = saved.check((model._networks[step] for step in cls.steps), folder)
         return model
 
     def _fit_step(self, step: str, training: PreparedCohort, run: RunFolder, data: list[Any], allowed: bool) -> None:
