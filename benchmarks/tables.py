@@ -6,6 +6,7 @@ python benchmarks/tables.py        writes docs/results.md; tests/docs/test_resul
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,11 @@ def page() -> str:
     """Return docs/results.md."""
     parts = [HEAD]
     for title, folder in (("Hippocampus MRI (real)", "hippocampus"), ("Phantom hearts", "phantom")):
-        for path in sorted((HERE / folder).glob("*.json")):
+        for path in sorted((HERE / folder).glob("*.json"), key=_by_number):
             if "protocols" in json.loads(path.read_text(encoding="utf-8")):
                 parts.append(protocols(title, path))
     parts += [study(path) for path in sorted((HERE / "study").glob("*.json"))]
-    worths = sorted((HERE / "evaluation").glob("worth-*.json"))
+    worths = sorted((HERE / "evaluation").glob("worth-*.json"), key=_by_number)
     if worths:
         parts.append(worth(worths))
     costs = [cost(path) for path in sorted((HERE / "speed").glob("*.json")) if path.stem != "profile"]
@@ -116,11 +117,13 @@ WORTH = {
     "ms_ssim": "MS-SSIM between cases, as real",
     "noise_ratio": "noise, ratio to real, 1",
     "noise_power_distance": "noise power spectrum, dB, lower",
+    "edge_width": "width of edges, mm, as real",
     "third_class_rate": "third class at borders, lower",
     "rules_broken": "anatomical rules broken, lower",
     "dice": "Dice of a real-only segmenter, higher",
     "edge_offset": "image edge from label edge, mm, as real",
 }
+OF_RECONSTRUCTIONS = {name: WORTH[name] for name in ("noise_ratio", "noise_power_distance", "edge_width")}
 
 
 def worth(paths: Sequence[Path]) -> str:
@@ -137,6 +140,10 @@ def worth(paths: Sequence[Path]) -> str:
     ]
     for name, words in WORTH.items():
         lines.append(_row(words, [_worth(content["measures"], name) for content in contents.values()]))
+    for name, words in OF_RECONSTRUCTIONS.items():
+        rebuilt = ((content.get("reconstructions") or {"measures": []})["measures"] for content in contents.values())
+        cells = [_worth(measures, name) for measures in rebuilt]
+        lines.append(_row(f"of reconstructions: {words}", cells))
     audits = [content["audit"] for content in contents.values()]
     lines += [
         _row("synthetic cases listed as copies", [f"{len(a['copies'])} of {a['synthetic']}" for a in audits]),
@@ -153,6 +160,11 @@ def _worth(measures: Sequence[dict[str, Any]], name: str) -> str:
             floor = "" if found["floor"] is None else f" ({found['floor']:.3g})"
             return "–" if found["value"] is None else f"{found['value']:.3g}{floor}"
     return "–"
+
+
+def _by_number(path: Path) -> list[str | int]:
+    """Order of file names in which labelled-48 stands before labelled-168."""
+    return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.stem)]
 
 
 def _row(head: str, cells: Iterable[str]) -> str:

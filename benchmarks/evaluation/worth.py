@@ -3,15 +3,20 @@
     python benchmarks/evaluation/worth.py hippocampus-48 RUNS/labelled-48 --from benchmarks/hippocampus/labelled-48.json
 
 RUN is a folder of ``voxpair run`` or ``demo``, which measures and audits by itself; this keeps the numbers, and of
-the single cases what the table needs. ``--from`` names the file that holds the command and the commit of the run.
+the single cases what the table needs. Where the generator has an autoencoder, its held-out scans go through it and back
+and their texture is measured too: RUN/rebuilt/. ``--from`` names the file that holds the command and commit of the run.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import voxpair
+from voxpair.console import ConsoleProgress
 from voxpair.core.run import read_json, write_json
 
 HERE = Path(__file__).parent
@@ -49,11 +54,28 @@ def main() -> None:
         "cohorts": pairs["cohorts"],
         "warnings": pairs["warnings"],
         "measures": pairs["measures"],
+        "reconstructions": texture_of_reconstructions(given.run),
         "audit": {key: audit[key] for key in OF_AUDIT} | {"copies": [copy["case"] for copy in audit["copies"]]},
     }
     path = HERE / f"worth-{given.name}.json"
     write_json(path, result)
     print(path)
+
+
+def texture_of_reconstructions(run: Path) -> dict[str, Any] | None:
+    """Return the texture of held-out scans that went through the autoencoder, and today's commit; None without one."""
+    generator = run / "generator"
+    if not (generator / "autoencoder").exists():
+        return None
+    cohort, quality = Path(read_json(generator / "done.json")["cohort"]), run / "rebuilt/quality"
+    with ConsoleProgress() as progress:
+        session = voxpair.Session(progress=progress)
+        held_out = voxpair.Cohort.open(cohort).split("val")
+        rebuilt = voxpair.reconstruct(generator, held_out, run / "rebuilt/scans", session)
+        voxpair.evaluate_pairs(rebuilt, held_out, quality, session, segmenter=run / "segmenters/baseline")
+    measures = [found for found in read_json(quality / "pairs.json")["measures"] if found["group"] == "texture"]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return {"commit": commit, "measures": measures}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import pytest
 from voxpair.cli import main
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.run import read_json
+from voxpair.generators.joint_ldm.generator import JointLDM
+from voxpair.segmentation.segmenter import dice
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,32 @@ def test_selection_ends_clearly_when_it_is_hopeless(demo, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["sample", str(demo / "generator"), "-o", str(tmp_path / "t"), "--rules", "volume"])
     assert end.value.code == 2 and "give --select too" in capsys.readouterr().err
+
+
+def test_scans_come_back_from_the_autoencoder_as_a_cohort_that_may_not_teach_on_the_quiet(demo, tmp_path, capsys):
+    words = ["reconstruct", str(demo / "generator"), str(demo / "cohort"), "-o", str(tmp_path / "back")]
+    for _ in range(2):
+        with pytest.raises(SystemExit) as end:
+            main([*words, "--split", "val"])
+        assert end.value.code == 0
+    assert "already done" in capsys.readouterr().err
+    scans, back = Cohort.open(demo / "cohort").split("val"), Cohort.open(tmp_path / "back")
+    assert back.names == scans.names and set(back.manifest["training_patients"]) > set(scans.patients)
+    for scan, case in zip(scans, back):
+        assert case.image.shape == scan.image.shape and np.allclose(case.affine, scan.affine)
+        assert case.image.min() >= -1000 and not np.array_equal(case.image, scan.image)
+    kept = read_json(demo / "generator/autoencoder/reconstruction.json")["dice"]  # measured on the same cases
+    found = np.nanmean([dice(case.labels, scan.labels, 9) for scan, case in zip(scans, back)], axis=0)
+    np.testing.assert_allclose(found, np.array(list(kept.values()), dtype=float), atol=1e-6)
+    assert np.nanmax(found) > 0
+    model, (scan, _) = JointLDM.load(demo / "generator/model", device="cpu"), scans
+    bare = model.reconstruct(replace(scan, labels=None))
+    assert set(np.unique(bare.labels)) <= set(range(9)) and bare.labels.shape == scan.image.shape
+    words = ["segment", "fit", str(demo / "cohort"), str(tmp_path / "back"), "-o", str(tmp_path / "s")]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--preset", "unit"])
+    assert end.value.code == 2 and "scores would be too good" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
 
 
 def test_pairs_are_measured_by_a_judge_that_knows_real_cases_alone(demo, tmp_path, capsys):

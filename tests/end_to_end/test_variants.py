@@ -175,3 +175,5 @@ def test_the_other_generator_goes_the_same_way(tmp_path):
     report = pipeline.demo(tmp_path / "run", settings, SESSION)
     assert "medgen3d" in (tmp_path / "run/synthetic/manifest.json").read_text()
     assert "Mask sequence" in report.read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="medgen3d, which encodes no scans"):
+        stages.reconstruct(tmp_path / "run/generator", tmp_path / "run/cohort", tmp_path / "back", SESSION)
