@@ -30,11 +30,11 @@ The commit in a file is that of the moment its numbers were collected. The three
 the one with 16 labelled cases was stopped once, at 1100 of its denoiser's 1200 updates, and went on from there. Their
 differences were computed again later (`compared` in the files), since intervals now draw seeds as well as patients.
 
-The phantom run, its pairs and the study with MedGen3D are of earlier hearts, whose aorta was labelled in front alone,
-and of the demo before CT had its curve and the demo its present budgets; they wait to be repeated, and their intervals
-are over patients alone. The phantom run was stopped once after its pretraining and went on from there; the hippocampus
-run with 48 was paused and shared its core at times, which changes no number. The study begins from the generator and
-the first eight pairs of the timed fit; it was stopped after two of its three seeds and its table collected by hand.
+The study with MedGen3D is of earlier hearts, whose aorta was labelled in front alone, and of the demo before CT had its
+curve and the demo its present budgets; its intervals are over patients alone. It begins from the generator and the
+first eight pairs of the timed fit; it was stopped after two of its three seeds and its table collected by hand. The
+hippocampus run with 48 was paused and shared its core at times, which changes no number. Textures of reconstructions
+were measured later than the rest, at the commit that the file names.
 Costs at the end are of the commits named in their files: since then the `hippocampus` preset has become smaller.
 
 A phantom shows that a method works as built; it says nothing about clinical validity.
