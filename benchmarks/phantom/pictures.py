@@ -172,7 +172,7 @@ def appendages() -> None:
     for seed in (3, 8):
         shown = []
         for morphology, shape in LAA_SHAPES.items():
-            p = patient(seed, laa_morphology=morphology, **shape)
+            p = patient(seed, laa_morphology=morphology, laa_volume_ml=6.0, **shape)
             coarse = make_phantom(p, FINE.model_copy(update={"grid": (64, 64, 50), "noise_hu": 0.0}))
             voxels = np.argwhere(coarse.clean == CARDIAC8.value_of("LAA")).mean(axis=0)
             centre = coarse.affine[:3, :3] @ voxels + coarse.affine[:3, 3]

@@ -126,7 +126,7 @@ def hippocampus() -> Nested:
                     "channels": [16, 32],
                     "loop": {"updates": 800, "batch_size": 2, "learning_rate": 1e-3, "warmup": 50},
                 },
-                "diffusion": {**_IN_CUBES, "loop": {"updates": 1200, "batch_size": 8, "ema": 0.995}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 3000, "batch_size": 8, "ema": 0.995}},
                 "sampling": {"steps": 25},
             },
             "pretraining": {"loop": {"updates": 200, "batch_size": 4, "validate_every": 100}},
