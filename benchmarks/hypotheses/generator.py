@@ -12,19 +12,17 @@ Writes ``benchmarks/hypotheses/NAME.json`` after each variant; calling it again 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
+from judging import provenance
 
 import voxpair
 from voxpair.cohorts.datasets import PreparedCohort
 from voxpair.console import ConsoleProgress
-from voxpair.core.run import RunFolder, read_json, versions, write_json
+from voxpair.core.run import RunFolder, read_json, write_json
 from voxpair.core.settings import override
 from voxpair.diffusion.process import RectifiedFlow
 from voxpair.generators.joint_ldm.generator import JointLDM
@@ -58,7 +56,7 @@ def main() -> None:
             found[variant] = agreement(judge, place / "pairs", place, session, None)
             found[variant]["reconstruction"] = read_json(fitted / "autoencoder" / "reconstruction.json")
             found[variant]["error_on_held_out_latents"] = errors(fitted, given.cohort, place / "held_out", session)
-            write_json(HERE / f"{given.name}.json", provenance(given) | {"found": found})
+            write_json(HERE / f"{given.name}.json", provenance(command(given)) | {"found": found})
     print(HERE / f"{given.name}.json")
 
 
@@ -96,16 +94,11 @@ def errors(fitted: Path, cohort: Path, folder: Path, session: voxpair.Session) -
     return result
 
 
-def provenance(given: argparse.Namespace) -> dict[str, Any]:
+def command(given: argparse.Namespace) -> str:
     words = [given.name, "COHORT", "--work", "RUNS", "--preset", given.preset, "--samples", str(given.samples)]
     words += [word for name in given.variant for word in ("--variant", name)]
     words += [word for text in given.assignments for word in ("--set", text)]
-    return {
-        "command": f"python benchmarks/hypotheses/generator.py {shlex.join(words)}",
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": versions(),
-    }
+    return f"python benchmarks/hypotheses/generator.py {shlex.join(words)}"
 
 
 if __name__ == "__main__":

@@ -20,23 +20,19 @@ here. Writes ``benchmarks/hypotheses/ladder-NAME.json`` after each seed; calling
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shlex
-import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from judging import judged, provenance, table
 
 import voxpair
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.console import ConsoleProgress
 from voxpair.core.case import Case
-from voxpair.core.run import read_json, versions, write_json
+from voxpair.core.run import read_json, write_json
 from voxpair.core.settings import override
-from voxpair.evaluation.masks.comparison import compare_protocols
 
 HERE = Path(__file__).parent
 
@@ -57,8 +53,8 @@ def main() -> None:
     train, folder = cohort.split("train").labelled(), given.work / given.name
     others = replace(train, records=train.records[given.labelled :])
     held_out = "test" if cohort.split_counts.get("test") else "val"
-    judged = tuple(record for record in cohort.records if record.split == held_out)
-    few = replace(cohort, records=(*train.records[: given.labelled], *judged))
+    strangers = tuple(record for record in cohort.records if record.split == held_out)
+    few = replace(cohort, records=(*train.records[: given.labelled], *strangers))
     settings = override(voxpair.plan(given.preset).segmentation, given.assignments)
     evaluated: dict[str, list[Path]] = {rung: [] for rung in given.rungs}
     with ConsoleProgress() as progress:
@@ -67,10 +63,7 @@ def main() -> None:
                 session = voxpair.Session(seed=seed, progress=progress, cache=given.work / "prepared")
                 made = pairs(rung, others, given.generator, folder, replace(session, seed=0))
                 place = folder / rung / f"seed{seed}"
-                segmenter = voxpair.segment_fit([few, *made], place / "segmenter", settings, session)
-                predicted = voxpair.segment_predict(segmenter, few, place / "predictions", session, split=held_out)
-                voxpair.evaluate_masks(predicted, few, place / "evaluation", session)
-                evaluated[rung].append(place / "evaluation")
+                evaluated[rung].append(judged([few, *made], settings, place, session, held_out))
             collect(given, evaluated)
 
 
@@ -109,28 +102,14 @@ def written(cases: Iterable[Case], others: Cohort, folder: Path) -> Cohort:
 
 
 def collect(given: argparse.Namespace, evaluated: dict[str, list[Path]]) -> None:
-    reference, *others = evaluated
-    comparison = compare_protocols(
-        evaluated, [(name, reference) for name in others], given.work / given.name / "comparison.json"
-    )
     words = [given.name, "COHORT", "GENERATOR", "--work", "RUNS", "--preset", given.preset]
     words += ["--labelled", str(given.labelled), "--seeds", str(given.seeds), "--rungs", *given.rungs]
     words += [word for text in given.assignments for word in ("--set", text)]
-    summaries = {name: [read_json(folder / "masks.json") for folder in folders] for name, folders in evaluated.items()}
+    reconstruction = given.generator / "autoencoder/reconstruction.json"
     result = {
-        "command": f"python benchmarks/hypotheses/ladder.py {shlex.join(words)}",
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": versions(),
-        "dice": {
-            name: [
-                {"mean": s["dice"]["mean"]} | {key: value["dice"]["mean"] for key, value in s["structures"].items()}
-                for s in seeds
-            ]
-            for name, seeds in summaries.items()
-        },
-        "comparisons": comparison["comparisons"],
-        "reconstruction": read_json(given.generator / "autoencoder/reconstruction.json"),
+        **provenance(f"python benchmarks/hypotheses/ladder.py {shlex.join(words)}"),
+        **table(evaluated, given.work / given.name),
+        "reconstruction": read_json(reconstruction) if reconstruction.exists() else None,
     }
     path = HERE / f"ladder-{given.name}.json"
     write_json(path, result)

@@ -10,22 +10,18 @@ The first variant is the reference; all begin alike and get the same number of u
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from judging import judged, provenance, table
 
 import voxpair
 from voxpair.cohorts.cohort import Cohort
 from voxpair.console import ConsoleProgress
-from voxpair.core.run import read_json, versions, write_json
+from voxpair.core.run import write_json
 from voxpair.core.settings import override
-from voxpair.evaluation.masks.comparison import compare_protocols
 
 HERE = Path(__file__).parent
 
@@ -51,10 +47,7 @@ def main() -> None:
                 folder = given.work / given.name / variant / f"seed{seed}"
                 session = voxpair.Session(seed=seed, progress=progress, cache=given.work / "prepared")
                 settings = override(base, variant.split(","))
-                segmenter = voxpair.segment_fit([cohort], folder / "segmenter", settings, session)
-                predicted = voxpair.segment_predict(segmenter, cohort, folder / "predictions", session, split="test")
-                voxpair.evaluate_masks(predicted, cohort, folder / "evaluation", session)
-                evaluated[variant].append(folder / "evaluation")
+                evaluated[variant].append(judged([cohort], settings, folder, session))
             collect(given, evaluated)
 
 
@@ -63,34 +56,19 @@ def part(cohort: Cohort, labelled: int, aside: int) -> Cohort:
     train = cohort.split("train").labelled().records
     if labelled + aside > len(train):
         sys.exit(f"{labelled} + {aside} cases asked for, but the training split has {len(train)} with labels")
-    judged = (replace(record, split="test") for record in train[-aside:])
-    return replace(cohort, records=(*train[:labelled], *judged))
+    put_aside = (replace(record, split="test") for record in train[-aside:])
+    return replace(cohort, records=(*train[:labelled], *put_aside))
 
 
 def collect(given: argparse.Namespace, evaluated: dict[str, list[Path]]) -> None:
-    reference, *others = evaluated
-    comparison = compare_protocols(
-        evaluated, [(name, reference) for name in others], given.work / given.name / "comparison.json"
-    )
     words = [given.name, "COHORT", "--work", "RUNS", "--preset", given.preset, "--labelled", str(given.labelled)]
     words += ["--aside", str(given.aside), "--seeds", str(given.seeds)]
     words += [word for name in given.variant for word in ("--variant", name)]
     words += [word for text in given.assignments for word in ("--set", text)]
-    summaries = {name: [read_json(folder / "masks.json") for folder in folders] for name, folders in evaluated.items()}
     result = {
-        "command": f"python benchmarks/hypotheses/segmenter.py {shlex.join(words)}",
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": versions(),
+        **provenance(f"python benchmarks/hypotheses/segmenter.py {shlex.join(words)}"),
         "judged": f"the last {given.aside} training cases, put aside",
-        "dice": {
-            name: [
-                {"mean": s["dice"]["mean"]} | {key: value["dice"]["mean"] for key, value in s["structures"].items()}
-                for s in seeds
-            ]
-            for name, seeds in summaries.items()
-        },
-        "comparisons": comparison["comparisons"],
+        **table(evaluated, given.work / given.name),
     }
     write_json(HERE / f"{given.name}.json", result)
     print(HERE / f"{given.name}.json")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxpair.cohorts import doctor, layouts, splits, volumes
 from voxpair.cohorts.cohort import Cohort, CohortWriter
+from voxpair.core.case import Case
 from voxpair.core.run import make_folder, read_json
 from voxpair.core.settings import digest
 from voxpair.stages.claims import Session, already_done, claim, finished
@@ -140,3 +141,14 @@ def split_if_needed(cohort: Cohort, shares: tuple[float, float, float], session:
     session.progress.say(f"  {cohort.folder} has no split yet: one is drawn and written to its cases.csv")
     split(cohort.folder, shares, session)
     return Cohort.open(cohort.folder)
+
+
+def add_changed(
+    writer: CohortWriter, cohort: Cohort, change: Callable[[Case], Case], title: str, session: Session
+) -> None:
+    """Add every case of ``cohort`` as ``change`` makes it, in its split; what is there already is left alone."""
+    session.progress.start(title, len(cohort), len(writer))
+    for record in cohort.records:
+        if not writer.has(record.name):
+            writer.add(change(cohort.read(record.name)), split=record.split)
+            session.progress.advance()

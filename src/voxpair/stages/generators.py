@@ -13,6 +13,7 @@ from voxpair.core.errors import InputError
 from voxpair.core.run import RunFolder, read_json, versions
 from voxpair.core.settings import Settings, override
 from voxpair.stages.claims import Session, already_done, claim, finish, finished, opened, resolve_device, stage_facts
+from voxpair.stages.cohorts import add_changed
 from voxpair.stages.segmentation import segment_predict
 from voxpair.stages.selection import Selection, add_accepted
 
@@ -143,11 +144,7 @@ def reconstruct(
         if already_done(claimed.path, session):
             return Cohort.open(claimed.path)
         writer = CohortWriter(claimed.path, model.label_table, model.modality)
-        session.progress.start("reconstructions", len(cohort), len(writer))
-        for record in cohort.records:
-            if not writer.has(record.name):
-                writer.add(model.reconstruct(cohort.read(record.name)))
-                session.progress.advance()
+        add_changed(writer, cohort, model.reconstruct, "reconstructions", session)
         patients = sorted({*model.training_patients, *cohort.patients})
         return writer.finish(
             manifest={"generator": name, "weights_sha256": model.digest, "training_patients": patients}

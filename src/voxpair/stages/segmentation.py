@@ -11,6 +11,7 @@ from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.errors import InputError
 from voxpair.core.run import read_json
 from voxpair.stages.claims import Session, already_done, claim, finish, opened, resolve_device, stage_facts
+from voxpair.stages.cohorts import add_changed
 
 if TYPE_CHECKING:
     from voxpair.pretraining.masked_modelling import PretrainSettings
@@ -116,11 +117,7 @@ def segment_predict(
         if already_done(claimed.path, session):
             return Cohort.open(claimed.path)
         writer = CohortWriter(claimed.path, model.label_table, cohort.modality)
-        session.progress.start("predictions", len(cohort), len(writer))
-        for record in cohort.records:
-            if not writer.has(record.name):
-                writer.add(model.predict(cohort.read(record.name)), split=record.split)
-                session.progress.advance()
+        add_changed(writer, cohort, model.predict, "predictions", session)
         return writer.finish(manifest={"segmenter": model.digest, "training_patients": sorted(seen)})
 
 
