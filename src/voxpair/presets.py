@@ -240,10 +240,7 @@ def hippocampus_paper() -> Nested:
 
 
 _IN_CUBES: Nested = {"patch": 2, "channels": [64, 128], "attention": [False, True]}
-"""A denoiser for processors: cubes of 2 x 2 x 2 latent voxels make an update two to three times cheaper.
-
-Batches of two go with it: in a given time, many small updates teach it more than few large ones.
-"""
+"""A denoiser for processors: cubes of 2 x 2 x 2 latent voxels make an update two to three times cheaper."""
 
 PRESETS: dict[str, Callable[[], Nested]] = {
     "auto": auto,
