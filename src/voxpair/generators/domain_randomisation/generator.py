@@ -200,8 +200,8 @@ class DomainRandomisation:
         kept, origin = self._fitted()
         folder = make_folder(Path(folder))
         save_weights(folder / "label_maps.safetensors", kept)
-        settings, facts = self.settings.model_dump(mode="json"), {"label_maps": len(kept.maps), **asdict(origin)}
-        Description(NAME, self.digest, self.modality, self.label_table, settings, facts).write(folder)
+        settings = self.settings.model_dump(mode="json")
+        Description(NAME, self.digest, self.modality, self.label_table, settings, _facts(kept, origin)).write(folder)
 
     @classmethod
     def load(cls, folder: Path, *, device: str) -> DomainRandomisation:
@@ -244,7 +244,7 @@ class DomainRandomisation:
 
     def _finish(self, kept: LabelMaps, origin: Origin) -> None:
         self._kept, self._origin = kept, origin
-        self.digest = name_weights([asdict(origin), self.settings.model_dump(mode="json")], [kept])
+        self.digest = name_weights([_facts(kept, origin), self.settings.model_dump(mode="json")], [kept])
 
     def _fitted(self) -> tuple[LabelMaps, Origin]:
         if self._kept is None or self._origin is None:
@@ -290,3 +290,8 @@ class DomainRandomisation:
         texture = ndimage.gaussian_filter(random.normal(size=classes.shape), s.texture_voxels, mode="wrap")
         painted = levels[classes] + spreads[classes] * (texture - texture.mean()) / texture.std()
         return ndimage.gaussian_filter(painted, random.uniform(*s.blur_voxels)).astype(np.float32)
+
+
+def _facts(kept: LabelMaps, origin: Origin) -> dict[str, Any]:
+    """Return what ``generator.json`` says beside the settings; the digest is over it."""
+    return {"label_maps": len(kept.maps), **asdict(origin)}
