@@ -36,7 +36,7 @@ first eight pairs of the timed fit; it was stopped after two of its three seeds 
 hippocampus run with 48 was paused and shared its core at times, which changes no number. Textures of reconstructions
 were measured later than the rest, at the commit that the file names.
 The hippocampus runs are of denoisers that learnt from batches of eight, 1200 updates; the preset has 5000 of two now.
-Costs at the end are of the commits named in their files: since then the `hippocampus` preset has become smaller.
+Costs at the end are of the commits named in their files.
 
 A phantom shows that a method works as built; it says nothing about clinical validity.
 """
