@@ -13,8 +13,9 @@ half comes from the other training cases, by rung:
     rebuilt     images and labels through the autoencoder and back: all that a sample can hope for
     sampled     as many pairs drawn from the generator
 
-GENERATOR is a finished fit of ``voxpair fit`` on all training cases. Judged on the held-out cases, which choose nothing
-here. Writes ``benchmarks/hypotheses/ladder-NAME.json`` after each seed; calling it again goes on where it stopped.
+GENERATOR is a finished fit of ``voxpair fit`` on all training cases. Judged on the held-out cases: a setting that is
+chosen by looking at a ladder has seen them. Writes ``benchmarks/hypotheses/ladder-NAME.json`` after each seed; calling
+it again goes on where it stopped.
 """
 
 from __future__ import annotations
