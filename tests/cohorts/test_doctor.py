@@ -191,6 +191,21 @@ def test_fix_keeps_what_made_a_synthetic_cohort(tmp_path):
     assert dict(Cohort.open(tmp_path / "b").manifest) == dict(cohort.manifest)
 
 
+def test_fix_keeps_the_maps_beside_the_labels_of_the_cases_it_keeps(tmp_path):
+    writer = CohortWriter(tmp_path / "a", ACDC, "CT")
+    clean = tmp_path / "a" / "labelsClean"
+    clean.mkdir()
+    for i in range(2):
+        writer.add(Case(f"c{i}", image(i), LABELS, AFFINE, ACDC, f"p{i}"))
+        volumes.write_labels(clean / f"c{i}.nii.gz", LABELS, AFFINE)
+    cohort = writer.finish({"other_labels": ["labelsClean"]})
+    put_image(cohort, "c1", np.zeros(SHAPE, np.float32))
+    (line,) = fix(cohort, tmp_path / "b")
+    assert line.startswith("c1: left out")
+    (kept,) = (tmp_path / "b" / "labelsClean").iterdir()
+    assert kept.name == "c0.nii.gz" and kept.read_bytes() == (clean / kept.name).read_bytes()
+
+
 def test_fix_never_writes_onto_its_source(cohort):
     with pytest.raises(InputError, match="is the cohort itself; the mended copy needs another folder"):
         fix(cohort, cohort.folder, overwrite=True)

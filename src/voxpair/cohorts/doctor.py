@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ from voxpair.cohorts.records import CaseRecord, list_records, read_description
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
 from voxpair.core.labels import LabelTable
-from voxpair.core.run import SILENT, Progress, write_json, write_text
+from voxpair.core.run import SILENT, Progress, make_folder, write_json, write_text
 
 MENDABLE_GAP = 0.1  # voxels: what rounding in headers can explain; more is a shift that somebody must look at
 MENDABLE_ROUNDING = 0.05  # how far labels may be from whole numbers to be rounded; a mixture of classes is farther
@@ -95,7 +96,8 @@ def fix(cohort: Cohort | Path, destination: Path, *, progress: Progress = SILENT
     """Write a mended copy of a cohort, doing only what cannot be wrong, and return what was done, case by case.
 
     Labels close to whole numbers are rounded; labels whose affine differs from the image's by rounding get the
-    image's; second copies of an image and cases that cannot be used are left out. The original is not touched.
+    image's; second copies of an image and cases that cannot be used are left out. Other maps of a case, such as a
+    phantom's ``labelsClean``, come along as they are. The original is not touched.
 
     Raises:
         InputError: nothing usable would be left, or ``destination`` is the cohort itself.
@@ -123,10 +125,20 @@ def fix(cohort: Cohort | Path, destination: Path, *, progress: Progress = SILENT
         seen[content] = record.name
         done += [f"{record.name}: {what}" for what in mended]
         if not writer.has(record.name):
+            _copy_other_labels(whole, record.name, writer.folder)  # first: a case that is counted has all its files
             writer.add(case, record.split)
     facts = {key: value for key, value in whole.manifest.items() if key != "cases"}
     writer.finish(facts or None, done)
     return done
+
+
+def _copy_other_labels(cohort: Cohort, name: str, destination: Path) -> None:
+    """Copy the maps of a case that lie beside its labels, such as a phantom's ``labelsClean``, as they are."""
+    for folder in cohort.manifest.get("other_labels", []):
+        maps = cohort.folder / folder / f"{name}.nii.gz"
+        if maps.is_file():
+            make_folder(destination / folder)
+            shutil.copyfile(maps, destination / folder / maps.name)
 
 
 def write_findings(findings: Sequence[Finding], path: Path) -> None:
