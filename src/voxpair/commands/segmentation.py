@@ -86,7 +86,7 @@ def fit(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder of 'voxpair segment fit'.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of 'voxpair segment fit'; several decide together.")],
     cohort: Annotated[Path, typer.Argument(help="Cohort whose images are segmented.")],
     output: Output,
     split: Annotated[str | None, typer.Option(help="Only the cases of this split: train, val or test.")] = None,
@@ -100,5 +100,5 @@ def predict(
     from voxpair import stages
 
     with session_of(device, seed, overwrite, quiet) as session:
-        stages.segment_predict(run, cohort, output, session, split=split)
+        stages.segment_predict(runs, cohort, output, session, split=split)
     say_next(f"voxpair evaluate masks {quoted(output)} {quoted(cohort)} -o EVALUATION")

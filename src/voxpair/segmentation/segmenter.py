@@ -187,10 +187,13 @@ class Segmenter:
 
     def predict(self, case: Case) -> Case:
         """Return ``case`` with predicted labels on its own grid: same shape and affine; its labels are not used."""
-        labels = self.preprocessor.inverse_probabilities(*self.probabilities(case))
+        return self.labelled(case, *self.probabilities(case))
+
+    def labelled(self, case: Case, probabilities: np.ndarray, geometry: Geometry) -> Case:
+        """Return ``case`` with the labels that class probabilities on the networks' grid speak for."""
         return replace(
             case,
-            labels=labels,
+            labels=self.preprocessor.inverse_probabilities(probabilities, geometry),
             label_table=self.label_table,
             source="prediction",
             provenance={"segmenter": self.digest},

@@ -103,15 +103,20 @@ def patients_behind(segmenter: Path) -> frozenset[str]:
 
 
 def segment_predict(
-    run: Path, cohort: Path | Cohort, output: Path, session: Session, *, split: str | None = None
+    run: Path | Sequence[Path], cohort: Path | Cohort, output: Path, session: Session, *, split: str | None = None
 ) -> Cohort:
-    """Segment every image of a cohort, or of one of its splits, in its original geometry."""
-    from voxpair.segmentation.segmenter import Segmenter
+    """Segment every image of a cohort, or of one of its splits, in its original geometry.
 
-    seen = patients_behind(run)
+    Args:
+        run: run folder of a segmenter; several decide together, by the mean of their probabilities.
+    """
+    from voxpair.segmentation.ensemble import Ensemble
+
+    runs = [run] if isinstance(run, str | Path) else list(run)
+    seen = frozenset().union(*(patients_behind(Path(run)) for run in runs))
     cohort = opened(cohort)
     cohort = cohort.split(split) if split else cohort
-    model = Segmenter.load(run / "model", device=resolve_device(session.device))
+    model = Ensemble.load([Path(run) / "model" for run in runs], device=resolve_device(session.device))
     inputs = {"weights": model.digest, "cohort": cohort.digest()}
     with claim(output, "prediction", None, session, inputs) as claimed:
         if already_done(claimed.path, session):
