@@ -94,6 +94,48 @@ def test_kl_is_zero_for_the_standard_normal_only():
         assert task(a_batch(), "model")["kl"].item() == pytest.approx(2.0)
 
 
+class Averages(torch.nn.Module):
+    """An ideal autoencoder of volumes made of blocks: the latent holds their means, or hides the image's in ripples."""
+
+    def __init__(self, ripples=False):
+        super().__init__()
+        self.code, self.ripples = make_label_code("one_hot", 3), ripples
+
+    def encode(self, image, classes, labelled):
+        mean = torch.nn.functional.avg_pool3d(torch.cat([image, self.code.encode(classes)], 1), 2)
+        mean = self._rippled(mean)
+        return mean, torch.full_like(mean, -60.0)
+
+    def decode(self, latent):
+        volume = torch.nn.functional.interpolate(self._rippled(latent), scale_factor=2.0)
+        return volume[:, :1], 40 * volume[:, 1:]
+
+    def _rippled(self, latent):
+        """Turn the sign of the image's channel in every second voxel; twice is once too often."""
+        signs = sum(torch.meshgrid(*[torch.arange(n) for n in latent.shape[2:]], indexing="ij")) % 2 * 2 - 1
+        return torch.cat([latent[:, :1] * signs, latent[:, 1:]], 1) if self.ripples else latent
+
+
+def test_the_coarse_loss_wants_coarse_latents_to_speak_for_coarse_volumes():
+    batch = a_batch()
+    blocks = {key: batch[key][..., :2, :2, :2] for key in ("image", "labels")}
+    for axis in (2, 3, 4):
+        blocks = {key: block.repeat_interleave(8, axis) for key, block in blocks.items()}
+    means, ripples = (AutoencoderTask(Averages(r), SMALL)({**batch, **blocks}, "model") for r in (False, True))
+    assert means["image"].item() == pytest.approx(0, abs=1e-6) == ripples["image"].item()
+    assert means["coarse"].item() == pytest.approx(0, abs=1e-5)
+    averaged_away = 2 * blocks["image"].mean()  # at both sizes the mean of ripples is 0
+    assert ripples["coarse"].item() == pytest.approx(averaged_away.item(), abs=1e-5)
+    assert means["loss"] < ripples["loss"]
+
+
+def test_latents_that_cannot_be_halved_have_no_coarse_loss_and_weight_zero_computes_none():
+    batch = {key: value[:, :, :6, :6, :6] if key in ("image", "labels") else value for key, value in a_batch().items()}
+    assert AutoencoderTask(network(), SMALL)(batch, "model")["coarse"] == 0
+    off = SMALL.model_copy(update={"coarse_weight": 0.0})
+    assert "coarse" not in AutoencoderTask(network(off), off)(batch, "model")
+
+
 def test_the_critic_and_the_model_move_apart():
     settings = SMALL.model_copy(update={"adversarial_weight": 0.1})
     task = AutoencoderTask(network(settings), settings)

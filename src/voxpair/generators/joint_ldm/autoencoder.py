@@ -42,6 +42,7 @@ class AutoencoderSettings(Settings):
         res_blocks: residual blocks per level.
         latent_channels: L.
         image_weight, label_weight, kl_weight, spectral_weight: of the losses; see ``reconstruction``.
+        coarse_weight: of the image and label losses of coarser latents; see ``reconstruction``.
         adversarial_weight: of the least-squares GAN loss with a patch critic; 0 has no critic.
         label_drop: probability of hiding a case's labels from the encoder, which then has to read them off the image.
         augmentation: of the pairs, before encoding.
@@ -60,6 +61,7 @@ class AutoencoderSettings(Settings):
     label_weight: float = Field(0.1, gt=0)
     kl_weight: float = Field(1e-4, ge=0)
     spectral_weight: float = Field(0.5, ge=0)
+    coarse_weight: float = Field(1.0, ge=0)
     adversarial_weight: float = Field(0.0, ge=0)
     label_drop: float = Field(0.1, ge=0, lt=1)
     augmentation: AugmentationName = "jitter"

@@ -13,8 +13,12 @@ The image term alone makes a decoder give the mean of all textures that fit, whi
 smooth, as the papers report. The spectral term compares amplitudes without phases, so texture of the right strength
 is right wherever its grains lie. It is computed in float32: bfloat16 has no Fourier transform worth the name.
 
+The coarse term makes the coarse part of a latent speak for the coarse part of the volume. Without it, a decoder reads
+anatomy off the finest ripples of a latent as well, and these are what a denoiser learns last.
+
 Sources: LSGAN, Mao et al. 2017, with the patch critic and weights of MAISI (Guo et al. 2024); the spectral term goes
-back to Dhariwal et al. 2020 (Jukebox) and is used for CT angiography by MedLoRD (Seyfarth et al. 2025).
+back to Dhariwal et al. 2020 (Jukebox) and is used for CT angiography by MedLoRD (Seyfarth et al. 2025); the coarse term
+is the scale equivariance of Skorokhodov et al. 2025 (Improving the Diffusability of Autoencoders).
 
 Shapes: B batch, C channels, K classes, X Y Z volume axes.
 """
@@ -40,6 +44,7 @@ from voxpair.generators.joint_ldm.autoencoder import AugmentationName, Autoencod
 from voxpair.generators.joint_ldm.label_codes import inverse_root_weights, make_label_code
 from voxpair.training.loop import Task, fit
 
+COARSER = (2, 4)  # times, where they divide the sides of the latent
 SPECTRAL_WINDOW = 16  # voxels: wide enough for the grains of noise, small enough to keep them where they belong
 
 AUGMENTATIONS: dict[AugmentationName, Augmentation | None] = {
@@ -79,19 +84,22 @@ class AutoencoderTask(Task):
         image = batch["image"]
         if player == "critic":
             with torch.no_grad():
-                fake, _, _, _ = self._pass(batch)
+                fake, _, _, _, _ = self._pass(batch)
             return {"loss": (self._judged(fake, False, True) + self._judged(image, True, True)) / 2}
-        made, output, mean, log_variance = self._pass(batch)
+        made, output, latent, mean, log_variance = self._pass(batch)
         s = self.settings
         losses = {
             "image": F.l1_loss(made, image),
-            "label": self._label_loss(output, batch),
+            "label": self._label_loss(output, batch["labels"][:, 0], batch["has_labels"]),
             "kl": 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(),
         }
         loss = s.image_weight * losses["image"] + s.label_weight * losses["label"] + s.kl_weight * losses["kl"]
         if s.spectral_weight:
             losses["spectral"] = spectral_loss(made, image)
             loss = loss + s.spectral_weight * losses["spectral"]
+        if s.coarse_weight:
+            losses["coarse"] = self._coarse_loss(latent, batch)
+            loss = loss + s.coarse_weight * losses["coarse"]
         if self.critic is not None:
             losses["adversarial"] = self._judged(made, True, False)
             loss = loss + s.adversarial_weight * losses["adversarial"]
@@ -100,19 +108,31 @@ class AutoencoderTask(Task):
     def validate(self) -> dict[str, float]:
         return self.validation(self.network) if self.validation else {}
 
-    def _pass(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _pass(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return image and label channels of a drawn latent, the latent, and the posterior it is drawn from."""
         shown = batch["has_labels"] & (
             torch.rand(len(batch["image"]), device=batch["image"].device) >= self.settings.label_drop
         )
         mean, log_variance = self.network.encode(batch["image"], batch["labels"][:, 0], shown)
         latent = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        return *self.network.decode(latent), mean, log_variance
+        return *self.network.decode(latent), latent, mean, log_variance
 
-    def _label_loss(self, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        labelled = batch["has_labels"]
+    def _label_loss(self, output: Tensor, classes: Tensor, labelled: Tensor) -> Tensor:
         if not labelled.any():
             return 0 * output.sum()  # keeps the graph: with several processes every parameter must have a gradient
-        return self.network.code.loss(output[labelled], batch["labels"][labelled, 0])
+        return self.network.code.loss(output[labelled], classes[labelled])
+
+    def _coarse_loss(self, latent: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """Return the losses of image and labels for coarser latents; what they should become is averaged likewise."""
+        code, s, total = self.network.code, self.settings, latent.new_zeros(())
+        for factor in COARSER:
+            if any(side % factor for side in latent.shape[2:]):
+                continue
+            made, output = self.network.decode(F.avg_pool3d(latent, factor))
+            classes = code.decode(F.avg_pool3d(code.encode(batch["labels"][:, 0]), factor))
+            total = total + s.image_weight * F.l1_loss(made, F.avg_pool3d(batch["image"], factor))
+            total = total + s.label_weight * self._label_loss(output, classes, batch["has_labels"])
+        return total
 
     def _judged(self, image: Tensor, real: bool, for_critic: bool) -> Tensor:
         return self.judge(self.critic(2 * image - 1)[-1].float(), target_is_real=real, for_discriminator=for_critic)
