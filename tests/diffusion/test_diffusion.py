@@ -8,8 +8,9 @@ import torch
 from monai.networks.schedulers import NoiseSchedules
 
 from voxpair.core.errors import InputError
+from voxpair.diffusion.gaussian import GaussianPrior
 from voxpair.diffusion.process import DiscreteDiffusion, RectifiedFlow
-from voxpair.diffusion.sampler import ddim, ddpm, dpm_solver, euler, guide, heun, sample
+from voxpair.diffusion.sampler import ddim, ddpm, dpm_solver, euler, guide, heun, sample, wiener
 from voxpair.diffusion.schedule import (
     flow_times,
     make_alpha_bars,
@@ -143,6 +144,16 @@ def test_order_of_flow_samplers(walk, order):
     assert all(abs(found - order) < 0.15 for found in orders(errors)), orders(errors)
 
 
+def test_order_of_the_walk_about_a_linear_denoiser_that_is_wrong():
+    prior, noise = GaussianPrior((1, 1), 0.0), normal(64, 1, 1)  # standard normal, but the data are not
+    exact = MEAN + STD * noise
+    errors = [
+        float((wiener(ideal_velocity, RectifiedFlow(), prior, noise, flow_times(n)) - exact).abs().mean())
+        for n in (32, 64, 128)
+    ]
+    assert all(abs(found - 2) < 0.2 for found in orders(errors)), orders(errors)
+
+
 def even_in_log_snr(process, steps):
     """Whole times whose log-SNR is as even as a table of many levels allows, from T to level 200, then clean."""
     bars = process.alpha_bars[1:]
@@ -213,3 +224,5 @@ def test_guidance_formula_and_its_saved_evaluation():
 def test_a_sampler_of_the_other_process_is_refused():
     with pytest.raises(InputError, match="it has euler, heun"):
         sample("ddim", ideal_velocity, RectifiedFlow(), normal(1, 1), 4, ())
+    with pytest.raises(InputError, match="no sampler 'wiener'"):
+        sample("wiener", ideal_velocity, RectifiedFlow(), normal(1, 1), 4, ())  # without a prior

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from voxpair.diffusion.gaussian import SMALLEST_POWER, GaussianPrior
-from voxpair.diffusion.process import RectifiedFlow
-from voxpair.diffusion.sampler import heun
+from voxpair.diffusion.process import DiscreteDiffusion, RectifiedFlow
+from voxpair.diffusion.sampler import heun, wiener
+from voxpair.diffusion.schedule import make_alpha_bars, make_betas
 
 SHAPE = (1, 4, 6)
 
@@ -102,3 +103,35 @@ def test_the_flow_without_a_remainder_draws_the_gaussian():
     expected = prior.mean + torch.fft.ifftn(prior.power.sqrt() * torch.fft.fftn(noise, dim=(2, 3)), dim=(2, 3)).real
     errors = [float((heun(network, flow, noise, flow.times(n)) - expected).abs().max()) for n in (25, 200)]
     assert errors[1] < 0.01 and errors[1] < errors[0] / 10
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize(
+    "process",
+    [RectifiedFlow(2.0), DiscreteDiffusion(make_alpha_bars(make_betas("scaled_linear", 1000), True), "v")],
+    ids=["flow", "discrete"],
+)
+def test_a_walk_about_the_linear_denoiser_draws_the_gaussian_in_any_number_of_steps(process, steps):
+    prior, noise = known_prior(), normal(4, *SHAPE, seed=5)
+
+    def network(x, time):
+        signal, sigma = process.scales(time, x)
+        linear = prior.linear(x, signal, sigma)
+        return process.target(linear, (x - signal * linear) / sigma, time)
+
+    expected = prior.mean + torch.fft.ifftn(prior.power.sqrt() * torch.fft.fftn(noise, dim=(2, 3)), dim=(2, 3)).real
+    found = wiener(network, process, prior, noise, process.times(steps))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_whitening_is_undone_and_has_unit_variance():
+    prior, signal, sigma = known_prior(), torch.tensor(0.7), torch.tensor(0.3)
+    noisy = signal * draw(prior, 4000, seed=1) + sigma * normal(4000, *SHAPE, seed=2)
+    whitened = prior.whitened(noisy, signal, sigma)
+    torch.testing.assert_close(prior.coloured(whitened, signal, sigma), noisy, atol=1e-4, rtol=1e-4)
+    assert (whitened.abs().square().mean(0) - 1).abs().max() < 0.15
+
+
+def test_the_angle_goes_from_noise_to_data():
+    prior, one, zero = known_prior(), torch.tensor(1.0), torch.tensor(0.0)
+    assert torch.allclose(prior.angle(zero, one), torch.tensor(torch.pi / 2)) and not prior.angle(one, zero).any()

@@ -69,3 +69,21 @@ def test_hiding_takes_whole_entries_with_the_stated_probability():
     assert shown.double().mean(0).tolist() == pytest.approx([0.64] * 3, abs=0.02)
     assert float((~shown).all(1).double().mean()) == pytest.approx(0.2 + 0.8 * 0.2**3, abs=0.02)
     assert torch.equal(KNOWN.hide(vectors, 0.0), vectors)
+
+
+def test_open_categories_are_drawn_as_often_as_the_training_set_has_them_and_nothing_else_is():
+    cases = [{"sex": "F", "contrast": "arterial", "age": 50}] * 3 + [{"sex": "M", "contrast": "none", "age": 60}]
+    known = Conditions.fit(["sex", "contrast", "age"], cases)
+    drawn = [known.draw({}, seed) for seed in range(2000)]
+    assert all(set(condition) == {"sex", "contrast"} for condition in drawn)
+    assert abs(sum(condition["sex"] == "F" for condition in drawn) / 2000 - 0.75) < 0.03
+    asked = [known.draw({"sex": "M", "age": 55}, seed) for seed in range(50)]
+    assert all(condition["sex"] == "M" and condition["age"] == 55 for condition in asked)
+    assert [a["contrast"] for a in asked] == [d["contrast"] for d in drawn[:50]]  # one wish does not move another draw
+    assert known.draw({}, 7) == known.draw({}, 7)
+
+
+def test_a_vocabulary_of_an_earlier_version_leaves_categories_open():
+    entries = [{key: value for key, value in entry.items() if key != "counts"} for entry in KNOWN.to_json()]
+    assert Conditions.from_json(entries).draw({}, 0) == {}
+    assert Conditions.from_json(json.loads(json.dumps(KNOWN.to_json()))) == KNOWN

@@ -259,8 +259,9 @@ def test_settings_that_cannot_work_are_refused(make, message):
 def test_a_sampler_that_does_not_fit_the_process_is_refused():
     with pytest.raises(InputError, match="it has euler, heun"):
         JointLDMSettings(sampling=SamplingSettings(sampler="ddim"))
-    assert JointLDMSettings().sampler == "euler"
-    assert JointLDMSettings(diffusion=DiffusionSettings(formulation="v")).sampler == "dpm_solver"
+    assert JointLDMSettings().sampler == "wiener"
+    assert JointLDMSettings(diffusion=DiffusionSettings(trust=None)).sampler == "euler"
+    assert JointLDMSettings(diffusion=DiffusionSettings(formulation="v", trust=None)).sampler == "dpm_solver"
 
 
 @pytest.mark.parametrize("channels", [(7,), (8, 12), (80, 160), (64, 128, 256, 512)])

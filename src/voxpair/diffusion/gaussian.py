@@ -25,6 +25,13 @@ linear estimate is always taken, as in Karras et al. 2022, Eq. 7 (who have P = 1
 noise that this estimate lets through. Without a limit to n the network gives the clean volume itself (Li and He 2025,
 arXiv 2511.13720), and brightness with it. In between, it is taken where it is nearly certain.
 
+From noise to data each frequency turns by its own angle, and only what the network adds turns it (``sampler.wiener``):
+
+    D           deviation           sqrt(a^2 P + s^2), of d
+    y           whitened            d / D
+    theta       angle               tan theta = s / (a sqrt(P))
+    Q           added               F(clean - linear) / (sqrt(P) sin theta), and dy = -Q dtheta along the flow
+
 That the linear part explains most of a denoiser at high noise: Wang and Vastola 2023, arXiv 2311.10892.
 
 Shapes: B batch, C channels, * spatial axes.
@@ -93,6 +100,26 @@ class GaussianPrior(nn.Module):
         spread = (self.power * (doubt + left**2 * (1 - doubt))).sqrt()
         clean = self.mean + self._back(linear + spread * self._transform(remainder))
         return clean, (noisy - signal * clean) / sigma
+
+    def whitened(self, noisy: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+        """Return d / D, complex (B, C, *): of unit variance at every time, and standing still in the linear flow."""
+        return self._transform(noisy - signal * self.mean) / self._deviation(signal, sigma)
+
+    def coloured(self, whitened: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+        """Return the volumes (B, C, *) that :meth:`whitened` takes apart."""
+        return signal * self.mean + self._back(self._deviation(signal, sigma) * whitened)
+
+    def angle(self, signal: Tensor, sigma: Tensor) -> Tensor:
+        """Return theta, (B, C, *): how far each frequency is from data, 0, to noise, pi / 2."""
+        return torch.atan2(sigma, signal * self.power.sqrt())
+
+    def added(self, clean: Tensor, noisy: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+        """Return Q, complex (B, C, *): what an estimate of the data has beyond the linear one; ``sigma`` above 0."""
+        sine = sigma / self._deviation(signal, sigma)
+        return self._transform(clean - self.linear(noisy, signal, sigma)) / (self.power.sqrt() * sine)
+
+    def _deviation(self, signal: Tensor, sigma: Tensor) -> Tensor:
+        return (signal**2 * self.power + sigma**2).sqrt()
 
     def _transform(self, volume: Tensor) -> Tensor:
         return torch.fft.fftn(volume, dim=self._axes, norm="ortho")

@@ -17,6 +17,7 @@ Shapes: B batch, D length of the vector.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,10 +46,14 @@ class ConditionSettings(Settings):
 
 @dataclass(frozen=True)
 class Entry:
-    """One condition. Categories have ``values``; numbers and volumes have ``mean`` and ``deviation``."""
+    """One condition. Categories have ``values`` and their ``counts``; numbers and volumes ``mean`` and ``deviation``.
+
+    Vocabularies written by earlier versions have no counts.
+    """
 
     name: str
     values: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
     mean: float = 0.0
     deviation: float = 1.0
 
@@ -105,7 +110,8 @@ class Conditions:
             if not numbers:
                 continue
             if None in numbers:
-                entries.append(Entry(column, values=tuple(sorted({str(value) for value in values}))))
+                counts = Counter(str(value) for value in values)
+                entries.append(Entry(column, tuple(sorted(counts)), tuple(counts[value] for value in sorted(counts))))
             else:
                 data = torch.tensor(numbers, dtype=torch.float64)
                 deviation = float(data.std(correction=0)) or 1.0
@@ -139,6 +145,20 @@ class Conditions:
         known = {name: case.get(name) for name in self.names}
         return self.encode({name: value for name, value in known.items() if not _is_no_volume(name, value)})
 
+    def draw(self, condition: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return ``condition`` with a value for every category left open, as often as the training set has it.
+
+        Each category is drawn by itself; numbers stay open, and so do categories without counts.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        drawn = dict(condition)
+        for entry in self.entries:
+            if entry.counts:
+                position = int(torch.multinomial(torch.tensor(entry.counts).float(), 1, generator=generator))
+                if is_missing(drawn.get(entry.name)):
+                    drawn[entry.name] = entry.values[position]
+        return drawn
+
     def hide(self, vectors: Tensor, drop: float) -> Tensor:
         """Return (B, D) vectors with entries zeroed at random: with probability ``drop`` all, else each."""
         if not self.entries or drop == 0:
@@ -151,7 +171,7 @@ class Conditions:
 
     def to_json(self) -> list[dict[str, Any]]:
         return [
-            {"name": e.name, "values": list(e.values)}
+            {"name": e.name, "values": list(e.values), "counts": list(e.counts)}
             if e.values
             else {"name": e.name, "mean": e.mean, "deviation": e.deviation}
             for e in self.entries
@@ -159,7 +179,8 @@ class Conditions:
 
     @classmethod
     def from_json(cls, entries: Sequence[Mapping[str, Any]]) -> Conditions:
-        return cls(tuple(Entry(**{**e, "values": tuple(e.get("values", ()))}) for e in entries))
+        lists = ("values", "counts")
+        return cls(tuple(Entry(**{**e, **{key: tuple(e.get(key, ())) for key in lists}}) for e in entries))
 
 
 def is_missing(value: Any) -> bool:

@@ -56,15 +56,19 @@ class SamplingSettings(Settings):
     """How a pair is drawn.
 
     Attributes:
-        sampler: "auto" takes "euler" for rectified flow and "dpm_solver" for discrete diffusion.
+        sampler: "auto" takes "wiener" where the denoiser has a linear part (``diffusion.trust``), else "euler" for
+            rectified flow and "dpm_solver" for discrete diffusion.
         steps: evaluations of the denoiser ("heun": almost twice as many).
         guidance: 1 follows a condition as learnt, more exaggerates it; costs a second evaluation per step.
+        draw_conditions: whether a category that is not asked for is drawn, each value as often as the training set has
+            it; else it stays open. A denoiser learns open conditions from the few batches that hide them.
         smallest_part_mm3: detached parts of a structure below this volume are removed; 0 changes nothing.
     """
 
-    sampler: Literal["auto", "euler", "heun", "ddpm", "ddim", "dpm_solver"] = "auto"
+    sampler: Literal["auto", "wiener", "euler", "heun", "ddpm", "ddim", "dpm_solver"] = "auto"
     steps: int = Field(30, ge=1)
     guidance: float = Field(1.0, ge=1)
+    draw_conditions: bool = True
     smallest_part_mm3: float = Field(0.0, ge=0)
 
 
@@ -90,7 +94,7 @@ class JointLDMSettings(Settings):
             )
         if self.preprocess.soft_tissue_hu and "paper" in (self.autoencoder.augmentation, self.latents.augmentation):
             raise ValueError("augmentation paper adds HU on a straight line: set preprocess.soft_tissue_hu to null")
-        check_sampler(self.sampler, self.diffusion.formulation == "flow")
+        check_sampler(self.sampler, self.diffusion.formulation == "flow", self.diffusion.trust is not None)
         return self
 
     @property
@@ -98,6 +102,8 @@ class JointLDMSettings(Settings):
         """The sampler meant by ``sampling.sampler``."""
         if self.sampling.sampler != "auto":
             return self.sampling.sampler
+        if self.diffusion.trust is not None:
+            return "wiener"
         return "euler" if self.diffusion.formulation == "flow" else "dpm_solver"
 
     @property
@@ -164,9 +170,9 @@ class JointLDM:
         Raises:
             InputError: at once, for a condition that the training set does not know.
         """
-        facts = self._fitted_facts()
-        vector = facts.conditions.encode(condition or {})
-        return (self._draw(i, seed, vector, dict(condition or {})) for i in range(first, count))
+        asked = dict(condition or {})
+        self._fitted_facts().conditions.encode(asked)
+        return (self._draw(i, seed, asked) for i in range(first, count))
 
     @torch.inference_mode()
     def reconstruct(self, case: Case) -> Case:
@@ -305,12 +311,15 @@ class JointLDM:
         return self._facts
 
     @torch.inference_mode()
-    def _draw(self, index: int, seed: int, vector: Tensor, condition: dict[str, Any]) -> Case:
+    def _draw(self, index: int, seed: int, condition: dict[str, Any]) -> Case:
         s, facts = self.settings, self._fitted_facts()
         device = next(self._denoiser.parameters()).device
         generator = torch.Generator().manual_seed(derive_seed("sample", seed, index))
         process = self._denoiser.process
         unmoved = torch.zeros(s.latents.vector_length)
+        if s.sampling.draw_conditions:
+            condition = facts.conditions.draw(condition, derive_seed("condition", seed, index))
+        vector = facts.conditions.encode(condition)
         asked, null = (torch.cat([v, unmoved])[None].to(device) for v in (vector, torch.zeros_like(vector)))
 
         # As in the fit. Besides, torch's float32 convolution of a single small 3D volume is five times slower.
@@ -322,7 +331,7 @@ class JointLDM:
 
         noise = torch.randn(1, *s.latent_shape, generator=generator).to(device)
         guided = guide(network, asked, null, s.sampling.guidance)
-        latent = sample(s.sampler, guided, process, noise, s.sampling.steps, [generator])
+        latent = sample(s.sampler, guided, process, noise, s.sampling.steps, [generator], self._denoiser.prior)
         image, output = self._autoencoder.decode(facts.normalisation.inverse(latent))
         if not (torch.isfinite(image).all() and torch.isfinite(output).all()):
             raise RunError(f"synthetic case {index} of seed {seed} holds NaN or infinite values: the fit has diverged")
