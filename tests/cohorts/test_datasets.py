@@ -237,3 +237,10 @@ def test_patches_that_do_not_fit_and_unequal_shapes_are_refused(prepared, tmp_pa
         draw(prepared[0], 0, patch=(13, 4, 4))
     with pytest.raises(RunError, match="cannot share a batch"):
         stack([draw(prepared[0], 0), draw(prepared[1], 0, patch=(4, 4, 4))])
+
+
+def test_the_last_batches_are_whole_grids_where_that_is_asked_for(prepared):
+    batches = CaseBatches(prepared, 2, seed=3, patch=(6, 6, 6), whole_from=4)
+    patches, whole = batches.batch(3), batches.batch(4)
+    assert patches["image"].shape[2:] == (6, 6, 6) and whole["image"].shape[2:] == prepared[0].image.shape
+    assert torch.equal(patches["image"], CaseBatches(prepared, 2, seed=3, patch=(6, 6, 6)).batch(3)["image"])

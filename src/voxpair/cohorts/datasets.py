@@ -298,6 +298,8 @@ class CaseBatches:
     Args:
         batch_size: cases per update and device.
         seed: of the order, the patches and the augmentation.
+        patch: voxels of the random part of each case that is given; None gives whole grids.
+        whole_from: the update from which whole grids are given all the same.
     """
 
     prepared: PreparedCohort
@@ -306,17 +308,19 @@ class CaseBatches:
     augment: Augmentation | None = None
     patch: Shape | None = None
     foreground_fraction: float = 0.5
+    whole_from: int | None = None
 
     def batch(self, update: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         """Return the batch of ``update`` on device ``rank``; the devices of one update share out its cases."""
         items = []
+        patch = self.patch if self.whole_from is None or update < self.whole_from else None
         for position in range(rank * self.batch_size, (rank + 1) * self.batch_size):
             index = pick(update, position, len(self.prepared), self.seed, batch_size=self.batch_size * world_size)
             items.append(
                 draw(
                     self.prepared[index],
                     derive_seed("item", self.seed, update, position),
-                    patch=self.patch,
+                    patch=patch,
                     foreground_fraction=self.foreground_fraction,
                     augment=self.augment,
                 )

@@ -47,6 +47,8 @@ class AutoencoderSettings(Settings):
         label_drop: probability of hiding a case's labels from the encoder, which then has to read them off the image.
         augmentation: of the pairs, before encoding.
         patch: voxels along X, Y, Z of the random parts it is fitted on; None takes whole volumes.
+        whole_last: with patches, share of the updates that take whole volumes in the end: what normalises a patch does
+            not suit a volume, which would come out darker (Touvron et al. 2019, on sizes of pictures).
         gate: smallest acceptable Dice of each structure's reconstruction; below it no diffusion model is fitted.
         loop: length and rates of the fit.
     """
@@ -66,6 +68,7 @@ class AutoencoderSettings(Settings):
     label_drop: float = Field(0.1, ge=0, lt=1)
     augmentation: AugmentationName = "jitter"
     patch: tuple[int, int, int] | None = None
+    whole_last: float = Field(0.1, ge=0, le=1)
     gate: float = Field(0.7, ge=0, le=1)
     loop: LoopSettings = LoopSettings(
         updates=1500, batch_size=2, learning_rate=1e-3, weight_decay=1e-4, decay="cosine", warmup=50, ema=0.99

@@ -212,7 +212,14 @@ def fit_autoencoder(
     torch.manual_seed(derive_seed("autoencoder", run.seed))
     network = make_autoencoder(settings, training.label_table, counts)
     augment = AUGMENTATIONS[settings.augmentation]
-    batches = CaseBatches(training, settings.loop.batch_size, derive_seed("pairs", run.seed), augment, settings.patch)
+    batches = CaseBatches(
+        training,
+        settings.loop.batch_size,
+        derive_seed("pairs", run.seed),
+        augment,
+        settings.patch,
+        whole_from=round(settings.loop.updates * (1 - settings.whole_last)),
+    )
 
     def score(candidate: JointAutoencoder) -> dict[str, float]:
         found = measure(candidate, validation, training.label_table)
