@@ -36,7 +36,6 @@ def papers_way(preset: Nested) -> Nested:
                     "stem_channels": 3,
                     "fusion": "add",
                     "spectral_weight": 0,
-                    "coarse_weight": 0,
                     "label_drop": 0,
                     "label_weight": 1.0,
                     "augmentation": "paper",

@@ -83,12 +83,10 @@ def demo() -> Nested:
                 "autoencoder": {
                     "channels": [16, 32],
                     "gate": 0.35,  # at 4 mm an appendage is a few dozen voxels
-                    "patch": [24, 24, 24],
-                    "whole_last": 0.2,
-                    "loop": {"updates": 900, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
+                    "loop": {"updates": 400, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
                 },
                 "latents": {"copies": 8},
-                "diffusion": {**_IN_CUBES, "loop": {"updates": 1300, "batch_size": 2, "ema": 0.995}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 1100, "batch_size": 2, "ema": 0.995}},
                 "sampling": {"steps": 20},
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
             },

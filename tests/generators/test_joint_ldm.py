@@ -15,7 +15,7 @@ from voxpair.generators.joint_ldm.label_codes import make_label_code
 from voxpair.generators.joint_ldm.latents import Latents, Normalisation
 from voxpair.generators.joint_ldm.reconstruction import AutoencoderTask, check_gate, spectral_loss
 
-SMALL = AutoencoderSettings(channels=(8, 16), stem_channels=4, latent_channels=3, label_drop=0.0)
+SMALL = AutoencoderSettings(channels=(8, 16), stem_channels=4, latent_channels=3, label_drop=0.0, coarse_weight=1.0)
 
 
 def a_batch(labelled=(True, True)):

@@ -63,7 +63,7 @@ class AutoencoderSettings(Settings):
     label_weight: float = Field(0.1, gt=0)
     kl_weight: float = Field(1e-4, ge=0)
     spectral_weight: float = Field(0.5, ge=0)
-    coarse_weight: float = Field(1.0, ge=0)
+    coarse_weight: float = Field(0.0, ge=0)
     adversarial_weight: float = Field(0.0, ge=0)
     label_drop: float = Field(0.1, ge=0, lt=1)
     augmentation: AugmentationName = "jitter"
