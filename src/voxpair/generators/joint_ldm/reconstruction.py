@@ -7,6 +7,7 @@ Takes prepared training and validation cases; gives a fitted :class:`JointAutoen
     label       label head     that of the label code, over cases that have labels
     kl          latent         divergence from the standard normal, mean over latent values
     spectral    image          mean absolute difference of local Fourier amplitudes
+    coarse      both heads     image + label, of latents averaged over 2^3 and 4^3 voxels, decoded small (optional)
     critic      image          least squares against a patch critic (optional second player)
 
 The image term alone makes a decoder give the mean of all textures that fit, which has none: soft tissue comes out
