@@ -5,7 +5,7 @@ import torch
 
 from voxpair.diffusion.gaussian import SMALLEST_POWER, GaussianPrior
 from voxpair.diffusion.process import DiscreteDiffusion, RectifiedFlow
-from voxpair.diffusion.sampler import heun, wiener
+from voxpair.diffusion.sampler import euler, heun, wiener
 from voxpair.diffusion.schedule import make_alpha_bars, make_betas
 
 SHAPE = (1, 4, 6)
@@ -135,3 +135,17 @@ def test_whitening_is_undone_and_has_unit_variance():
 def test_the_angle_goes_from_noise_to_data():
     prior, one, zero = known_prior(), torch.tensor(1.0), torch.tensor(0.0)
     assert torch.allclose(prior.angle(zero, one), torch.tensor(torch.pi / 2)) and not prior.angle(one, zero).any()
+
+
+@pytest.mark.parametrize(("power", "kept"), [(1.0, 0.865), (0.01, 0.433)])
+def test_twenty_euler_steps_lose_variance_that_the_walk_about_the_linear_denoiser_keeps(power, kept):
+    """At the time shift of a latent of 20^3, as the demo has it."""
+    flow, prior, noise = RectifiedFlow(1.875), GaussianPrior((1, 1), 0.0), torch.ones(1, 1, 1)
+    prior.power.fill_(power)
+
+    def network(x, time):
+        return flow.target(*prior.estimates(x, torch.zeros_like(x), *flow.scales(time, x)), time)
+
+    times = flow.times(20)
+    assert float(euler(network, flow, noise, times).square() / power) == pytest.approx(kept, abs=0.005)
+    assert float(wiener(network, flow, prior, noise, times).square() / power) == pytest.approx(1, abs=1e-3)
