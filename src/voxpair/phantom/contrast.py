@@ -100,14 +100,15 @@ def smooth_texture(axes: Sequence[np.ndarray], scale_mm: float, rng: np.random.G
         rng: the same state gives the same field everywhere.
     """
     field = _lattice(rng)
-    for axis, centres in enumerate(axes):
+    for centres in axes:
         at = centres / scale_mm
         low = np.floor(at).astype(int)
         share = at - low
-        share = (share * share * (3 - 2 * share)).astype(np.float32)
-        weights = share.reshape([-1 if i == axis else 1 for i in range(3)])
-        before, after = np.take(field, low % _LATTICE, axis), np.take(field, (low + 1) % _LATTICE, axis)
-        field = before + weights * (after - before)
+        share = share * share * (3 - 2 * share)
+        weights = np.zeros((len(at), _LATTICE), np.float32)
+        weights[np.arange(len(at)), low % _LATTICE] = 1 - share
+        weights[np.arange(len(at)), (low + 1) % _LATTICE] = share
+        field = np.tensordot(field, weights, (0, 1))  # takes the lattice's first axis, gives the grid's last
     return field
 
 
