@@ -42,7 +42,7 @@ def papers_way(preset: Nested) -> Nested:
                     "gate": 0,
                 },
                 "latents": {"augmentation": "paper"},
-                "diffusion": {"formulation": "epsilon", "trust": None, "levels": 1000, "loss": "l2"},
+                "diffusion": {"formulation": "epsilon", "trust": None, "start": 1.0, "levels": 1000, "loss": "l2"},
                 "sampling": {"sampler": "ddpm", "steps": 1000},
                 "conditions": {"columns": []},
             },

@@ -122,6 +122,17 @@ def test_training_times_have_the_stated_density(density):
     torch.testing.assert_close(shifted, shift_times(times, 3.0))
 
 
+@pytest.mark.parametrize("shift", [0.4, 1.0, 3.7])
+def test_a_flow_with_a_start_is_learnt_and_walked_below_it_alone(shift):
+    flow = RectifiedFlow(shift, start=0.9)
+    times, learnt = flow.times(7), flow.draw_times(20000, torch.Generator().manual_seed(0))
+    assert float(times[0]) == pytest.approx(0.9, abs=1e-7) and times[-1] == 0 and (times.diff() < 0).all()
+    assert learnt.min() >= 0 and 0.89 < learnt.max() <= 0.9
+    everywhere = RectifiedFlow(shift).draw_times(200_000, torch.Generator().manual_seed(1))
+    kept = everywhere[everywhere <= 0.9]  # as dense as without a start, up to the share that is left out
+    torch.testing.assert_close(torch.quantile(learnt, 0.5), torch.quantile(kept, 0.5), atol=0.01, rtol=0)
+
+
 def test_discrete_training_times_cover_1_to_T():
     times = discrete(steps=10).draw_times(1000, torch.Generator().manual_seed(0))
     assert sorted(set(times.tolist())) == list(range(1, 11))

@@ -28,7 +28,7 @@ class Answer(nn.Module):
 def test_the_right_answer_gives_the_right_target(trust, formulation):
     random = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(3, *SHAPE, generator=random) for _ in range(2))
-    network = Denoiser(DiffusionSettings(patch=2, trust=trust, formulation=formulation, **SMALL), SHAPE, 0)
+    network = Denoiser(DiffusionSettings(patch=2, trust=trust, formulation=formulation, start=1.0, **SMALL), SHAPE, 0)
     process = network.process
     time = torch.tensor([0.1, 0.5, 0.9]) if formulation == "flow" else torch.tensor([100, 500, 900])
     target = process.target(clean, noise, time)
@@ -48,6 +48,18 @@ def test_an_untrained_network_is_the_linear_denoiser_where_that_is_always_taken(
     clean = network.prior.linear(noisy, signal, sigma)
     made = network(noisy, time, torch.zeros(2, 0))
     torch.testing.assert_close(made, (noisy - signal * clean) / sigma - clean)
+
+
+def test_a_walk_begins_at_a_noised_draw_of_the_population_or_at_noise():
+    noise, nothing = torch.randn(1, *SHAPE), (torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+    whole = Denoiser(DiffusionSettings(start=1.0, **SMALL), SHAPE, 0)
+    assert whole.population is None and whole.begin(noise, *nothing, torch.Generator()) is noise
+    network = Denoiser(DiffusionSettings(start=0.75, components=2, **SMALL), SHAPE, 0)
+    network.population.measure(7 + torch.randn(5, *SHAPE), torch.zeros(5, 0))
+    drawn = network.population.draw(*nothing, torch.Generator().manual_seed(3))
+    begun = network.begin(noise, *nothing, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(begun, 0.25 * drawn + 0.75 * noise)
+    assert float(network.process.times(4)[0]) == 0.75
 
 
 @pytest.mark.parametrize("time", [0.0, 1.0])

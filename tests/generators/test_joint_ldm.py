@@ -212,7 +212,7 @@ def test_the_denoiser_hears_the_condition_and_the_time(length):
 
 @pytest.mark.parametrize("loss", ["l1", "l2"])
 def test_denoiser_loss_is_that_of_the_target(loss):
-    settings = SMALL_UNET.model_copy(update={"loss": loss, "trust": None})
+    settings = SMALL_UNET.model_copy(update={"loss": loss, "trust": None, "start": 1.0})
     task = DenoiserTask(Denoiser(settings, (3, 4, 4, 4), 2), settings, lambda vectors: vectors)
     batch = {"latent": torch.ones(2, 3, 4, 4, 4), "condition": torch.zeros(2, 2), "augmentation": torch.zeros(2, 0)}
     torch.manual_seed(0)
@@ -235,8 +235,9 @@ def test_validation_of_the_denoiser_repeats_exactly():
 
 def test_processes_follow_the_settings():
     flow = DiffusionSettings(shift_scale=2.0).process((64, 64, 64))
-    assert isinstance(flow, RectifiedFlow) and flow.shift == 4
-    zero = DiffusionSettings(formulation="v", levels=100, zero_terminal_snr=True).process((4, 4, 4))
+    assert isinstance(flow, RectifiedFlow) and flow.shift == 4 and flow.start == 0.95
+    assert DiffusionSettings(formulation="v", levels=100, start=0.9).process((4, 4, 4)).levels == 90
+    zero = DiffusionSettings(formulation="v", levels=100, zero_terminal_snr=True, start=1.0).process((4, 4, 4))
     assert isinstance(zero, DiscreteDiffusion) and zero.levels == 100 and zero.alpha_bars[-1] == 0
 
 
@@ -245,6 +246,7 @@ def test_processes_follow_the_settings():
     [
         (lambda: DiffusionSettings(formulation="epsilon", zero_terminal_snr=True), "cannot have zero terminal SNR"),
         (lambda: DiffusionSettings(attention=(False,)), "same levels"),
+        (lambda: DiffusionSettings(trust=None), "set trust, or start to 1"),
         (lambda: DiffusionSettings(channels=(8, 12), attention=(False, False)), "multiples of 16"),
         (lambda: AutoencoderSettings(patch=(31, 32, 32)), "divisible by the down-sampling 2"),
         (lambda: AutoencoderSettings(channels=()), "width of each level"),
@@ -260,8 +262,8 @@ def test_a_sampler_that_does_not_fit_the_process_is_refused():
     with pytest.raises(InputError, match="it has euler, heun"):
         JointLDMSettings(sampling=SamplingSettings(sampler="ddim"))
     assert JointLDMSettings().sampler == "wiener"
-    assert JointLDMSettings(diffusion=DiffusionSettings(trust=None)).sampler == "euler"
-    assert JointLDMSettings(diffusion=DiffusionSettings(formulation="v", trust=None)).sampler == "dpm_solver"
+    assert JointLDMSettings(diffusion=DiffusionSettings(trust=None, start=1.0)).sampler == "euler"
+    assert JointLDMSettings(diffusion=DiffusionSettings(formulation="v", trust=None, start=1.0)).sampler == "dpm_solver"
 
 
 @pytest.mark.parametrize("channels", [(7,), (8, 12), (80, 160), (64, 128, 256, 512)])

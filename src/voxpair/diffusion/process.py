@@ -41,6 +41,7 @@ class RectifiedFlow:
     Args:
         shift: above 1 spends more of training and sampling near noise; see ``schedule.resolution_shift``.
         density: how training times fall on [0, 1] before the shift.
+        start: latest time that is learnt and walked from.
 
     >>> flow = RectifiedFlow()
     >>> clean, noise, time = torch.zeros(1, 1, 2), torch.ones(1, 1, 2), torch.tensor([0.25])
@@ -50,6 +51,7 @@ class RectifiedFlow:
 
     shift: float = 1.0
     density: Literal["uniform", "logit_normal"] = "uniform"
+    start: float = 1.0
 
     def draw_times(
         self, count: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
@@ -58,7 +60,7 @@ class RectifiedFlow:
             times = torch.rand(count, generator=generator, device=device)
         else:
             times = torch.sigmoid(torch.randn(count, generator=generator, device=device))
-        return shift_times(times, self.shift)
+        return shift_times(times * shift_times(torch.tensor(self.start), 1 / self.shift), self.shift)
 
     def corrupt(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return torch.lerp(clean, noise, _like(time, clean))
@@ -78,7 +80,7 @@ class RectifiedFlow:
         return 1000 * time
 
     def times(self, steps: int) -> Tensor:
-        return flow_times(steps, self.shift)
+        return flow_times(steps, self.shift, self.start)
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,7 +65,10 @@ def sample(
     generators: Sequence[torch.Generator],
     prior: GaussianPrior | None = None,
 ) -> Tensor:
-    """Walk with the sampler called ``name`` in ``steps`` steps; ``generators``, one per volume, serve "ddpm" alone."""
+    """Walk with the sampler called ``name`` in ``steps`` steps; ``generators``, one per volume, serve "ddpm" alone.
+
+    ``noise`` is of the first time of the grid: noise, or volumes corrupted to that time where the process starts there.
+    """
     check_sampler(name, isinstance(process, RectifiedFlow), prior is not None)
     times = process.times(steps)
     if prior is not None and name == "wiener":

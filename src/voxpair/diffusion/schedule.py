@@ -48,17 +48,20 @@ def shift_times(times: Tensor, shift: float) -> Tensor:
     return shift * times / (1 + (shift - 1) * times)
 
 
-def flow_times(steps: int, shift: float = 1.0) -> Tensor:
-    """Return ``steps + 1`` times falling from exactly 1 to exactly 0.
+def flow_times(steps: int, shift: float = 1.0, start: float = 1.0) -> Tensor:
+    """Return ``steps + 1`` times falling from ``start``, above 0 and at most 1, to exactly 0.
 
-    They are rounded to what float32 holds exactly, so that the step sizes sum to exactly 1 on any device.
+    They are rounded to what float32 holds exactly, so that from 1 the step sizes sum to exactly 1 on any device.
 
     >>> flow_times(4).tolist()
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     if steps < 1 or shift <= 0:
         raise InputError(f"sampling needs at least 1 step and a shift above 0, got {steps} and {shift}")
-    times = shift_times(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
+    even = torch.linspace(
+        float(shift_times(torch.tensor(start).double(), 1 / shift)), 0, steps + 1, dtype=torch.float64
+    )
+    times = shift_times(even, shift)
     return torch.round(times / _FLOAT32_STEP) * _FLOAT32_STEP
 
 

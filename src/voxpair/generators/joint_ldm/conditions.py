@@ -145,6 +145,16 @@ class Conditions:
         known = {name: case.get(name) for name in self.names}
         return self.encode({name: value for name, value in known.items() if not _is_no_volume(name, value)})
 
+    def is_asked(self, vector: Tensor) -> Tensor:
+        """Return, for each place of a vector (D,), whether its entry is known.
+
+        >>> known = Conditions.fit(["sex", "age"], [{"sex": "F", "age": 50}, {"sex": "M", "age": 70}])
+        >>> known.is_asked(known.encode({"sex": "F"})).tolist()
+        [True, True, False, False]
+        """
+        parts = vector.split([entry.length for entry in self.entries])
+        return torch.cat([vector.new_zeros(0, dtype=torch.bool), *(part.any().expand(len(part)) for part in parts)])
+
     def draw(self, condition: Mapping[str, Any], seed: int) -> dict[str, Any]:
         """Return ``condition`` with a value for every category left open, as often as the training set has it.
 

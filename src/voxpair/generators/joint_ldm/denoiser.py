@@ -24,12 +24,16 @@ from torch import Tensor, nn
 from voxpair.core.run import RunFolder, derive_seed
 from voxpair.core.settings import Settings
 from voxpair.diffusion.gaussian import GaussianPrior
+from voxpair.diffusion.population import Population
 from voxpair.diffusion.process import DiscreteDiffusion, Process, RectifiedFlow
 from voxpair.diffusion.schedule import BetaSchedule, make_alpha_bars, make_betas, resolution_shift
 from voxpair.generators.joint_ldm.autoencoder import norm_groups
 from voxpair.generators.joint_ldm.conditions import Conditions
 from voxpair.generators.joint_ldm.latents import LatentBatches
 from voxpair.training.loop import LoopSettings, Task, fit
+
+POPULATION_CASES = 256
+"""At most so many training cases are held in memory for their principal components."""
 
 
 class DiffusionSettings(Settings):
@@ -40,6 +44,9 @@ class DiffusionSettings(Settings):
         density: training times of "flow".
         trust: None: the network gives the process's target itself. A number: it gives what the best linear denoiser
             leaves to it, and this is n in ``diffusion.gaussian``.
+        start: how much of the way from data to noise is learnt and walked: of the times of "flow", of the levels of the
+            others. A walk begins there at a noised draw of ``diffusion.population``; 1 begins at noise.
+        components: principal components of the training latents that this draw has, besides their mean and spectrum.
         shift_scale: "flow": time shift at a latent of 32^3; it grows with the cube root of the latent's size.
         levels, schedule, zero_terminal_snr: of the discrete diffusion; "epsilon" cannot have zero terminal SNR.
         patch: side of the cubes of latent voxels that the network sees as one voxel with more channels (Peebles and
@@ -55,6 +62,8 @@ class DiffusionSettings(Settings):
     formulation: Literal["flow", "epsilon", "v"] = "flow"
     density: Literal["uniform", "logit_normal"] = "uniform"
     trust: float | None = Field(4.0, ge=0)
+    start: float = Field(0.95, gt=0, le=1)
+    components: int = Field(16, ge=0)
     shift_scale: float = Field(3.0, gt=0)
     levels: int = Field(1000, ge=2)
     schedule: BetaSchedule = "scaled_linear"
@@ -78,6 +87,10 @@ class DiffusionSettings(Settings):
             raise ValueError(
                 f"widths with attention, {attended}, must be multiples of {self.head_channels} (head_channels)"
             )
+        if self.trust is None and self.start < 1:
+            raise ValueError(
+                f"a walk that begins at {self.start} has the best linear denoiser before it: set trust, or start to 1"
+            )
         if self.formulation == "epsilon" and self.zero_terminal_snr:
             raise ValueError('epsilon prediction cannot have zero terminal SNR: use formulation "v" or "flow"')
         return self
@@ -91,9 +104,10 @@ class DiffusionSettings(Settings):
         """Return the diffusion process for latents with these spatial axes."""
         if self.formulation == "flow":
             voxels = int(torch.tensor(latent_shape).prod())
-            return RectifiedFlow(resolution_shift(voxels, self.shift_scale), self.density)
+            return RectifiedFlow(resolution_shift(voxels, self.shift_scale), self.density, self.start)
         alpha_bars = make_alpha_bars(make_betas(self.schedule, self.levels), self.zero_terminal_snr)
-        return DiscreteDiffusion(alpha_bars, self.formulation)
+        used = max(1, round(self.start * self.levels))
+        return DiscreteDiffusion(alpha_bars[: used + 1], self.formulation)
 
 
 class Denoiser(nn.Module):
@@ -114,6 +128,9 @@ class Denoiser(nn.Module):
         self.patch = settings.patch
         self.process = settings.process(latent_shape[1:])
         self.prior = None if settings.trust is None else GaussianPrior(latent_shape, settings.trust)
+        self.population = (
+            Population(latent_shape, settings.components, condition_length) if settings.start < 1 else None
+        )
         channels = latent_shape[0] * settings.patch**3
         self.unet = DiffusionModelUNet(
             spatial_dims=3,
@@ -150,6 +167,20 @@ class Denoiser(nn.Module):
         scaled = latent / (signal**2 + sigma**2).sqrt()
         remainder = self._in_cubes([scaled, self.prior.linear(latent, signal, sigma)], time, condition)
         return self.process.target(*self.prior.estimates(latent, remainder, signal, sigma), time)
+
+    def begin(self, noise: Tensor, condition: Tensor, is_asked: Tensor, generator: torch.Generator) -> Tensor:
+        """Return where a walk begins, (1, L, x, y, z): at ``noise``, or at a noised draw of the population.
+
+        Args:
+            noise: (1, L, x, y, z).
+            condition: (D + V,).
+            is_asked: (D + V,) bool, which entries are not open.
+            generator: of this case, on the processor.
+        """
+        if self.population is None:
+            return noise
+        drawn = self.population.draw(condition, is_asked, generator)
+        return self.process.corrupt(drawn, noise, self.process.times(1)[:1].to(noise.device))
 
     def _in_cubes(self, inputs: list[Tensor], time: Tensor, condition: Tensor) -> Tensor:
         p = self.patch
@@ -219,6 +250,9 @@ def fit_denoiser(
     network = Denoiser(settings, shape, conditions.length + example["augmentation"].shape[1])
     if network.prior is not None:
         network.prior.measure(batches.volumes())
+    if network.population is not None:
+        volumes, known = batches.unmoved(POPULATION_CASES)
+        network.population.measure(volumes, known)
 
     def hide(vectors: Tensor) -> Tensor:
         return conditions.hide(vectors, drop)

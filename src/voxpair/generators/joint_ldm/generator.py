@@ -321,6 +321,7 @@ class JointLDM:
             condition = facts.conditions.draw(condition, derive_seed("condition", seed, index))
         vector = facts.conditions.encode(condition)
         asked, null = (torch.cat([v, unmoved])[None].to(device) for v in (vector, torch.zeros_like(vector)))
+        is_asked = torch.cat([facts.conditions.is_asked(vector), unmoved.bool()]).to(device)
 
         # As in the fit. Besides, torch's float32 convolution of a single small 3D volume is five times slower.
         half = s.diffusion.loop.precision != "32-true" and computes_bfloat16(device.type)
@@ -330,8 +331,9 @@ class JointLDM:
                 return self._denoiser(x, time, what)
 
         noise = torch.randn(1, *s.latent_shape, generator=generator).to(device)
+        begin = self._denoiser.begin(noise, asked[0], is_asked, generator)
         guided = guide(network, asked, null, s.sampling.guidance)
-        latent = sample(s.sampler, guided, process, noise, s.sampling.steps, [generator], self._denoiser.prior)
+        latent = sample(s.sampler, guided, process, begin, s.sampling.steps, [generator], self._denoiser.prior)
         image, output = self._autoencoder.decode(facts.normalisation.inverse(latent))
         if not (torch.isfinite(image).all() and torch.isfinite(output).all()):
             raise RunError(f"synthetic case {index} of seed {seed} holds NaN or infinite values: the fit has diverged")

@@ -167,6 +167,12 @@ class LatentBatches:
             for copy in range(self.latents.copies):
                 yield self.normalisation.forward(self.latents.read(index, copy)[0][None])[0]
 
+    def unmoved(self, most: int) -> tuple[Tensor, Tensor]:
+        """Return normalised unmoved latents (N, L, x, y, z) of at most so many cases, and their vectors (N, D + V)."""
+        count = min(most, len(self.latents))
+        batch = self.rows([(index * len(self.latents) // count, 0) for index in range(count)])
+        return batch["latent"], torch.cat([batch["condition"], batch["augmentation"]], 1)
+
     def rows(self, rows: list[tuple[int, int]]) -> dict[str, Any]:
         """Return the batch of the given (case, copy) pairs."""
         latents, vectors = zip(*(self.latents.read(index, copy) for index, copy in rows))
