@@ -15,8 +15,8 @@ seen, and a short fit knows less: its walk begins at a draw, noised, in place of
     draw        mu + sum_r a_r u_r + F^-1[sqrt(P) F(e)],  e standard normal
     asked c     a has mean W' S^-1 (c - mean c) and covariance 1 - W' S^-1 W, over the entries of c that are asked for
 
-Entries of c count in their standard deviations, and D / N is added to the diagonal of S: with N volumes, so much of
-any component would D entries explain by chance.
+Entries of c count in their standard deviations, and D / N is added to the diagonal of S, D without entries that never
+differ: with N volumes, so much of any component would D entries explain by chance.
 
 That samples of a diffusion model are at first those of the Gaussian with the data's mean and covariance, so that the
 first part of a walk can be left out: Wang and Vastola 2023, arXiv 2311.10892. All components together would hold every
@@ -71,10 +71,11 @@ class Population(nn.Module):
         self.rest.copy_(self._transform(rest).abs().square().sum(0) / free)
         self.middle.copy_(known.mean(0))
         deviation = ((known - self.middle).square().sum(0) / free).sqrt()
-        self.unit.copy_(torch.where(deviation > _SMALLEST, deviation, torch.inf))  # what never differs tells nothing
+        differs = deviation > _SMALLEST
+        self.unit.copy_(torch.where(differs, deviation, torch.inf))  # what never differs tells nothing
         standard = (known - self.middle) / self.unit
         self.link[:, :used] = standard.T @ turns * free**-0.5
-        chance = known.shape[1] / count * torch.eye(known.shape[1])
+        chance = max(1, int(differs.sum())) / count * torch.eye(known.shape[1])
         self.spread.copy_(standard.T @ standard / free + chance)
 
     def draw(self, asked: Tensor, is_asked: Tensor, generator: torch.Generator) -> Tensor:
