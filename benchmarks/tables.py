@@ -37,8 +37,9 @@ hippocampus run with 48 was paused and shared its core at times, which changes n
 were measured later than the rest, at the commit that the file names.
 The hippocampus runs are of denoisers that learnt from batches of eight, 1200 updates; the preset has 5000 of two now,
 more than before because of a ladder of pairs that was judged on these held-out cases (`benchmarks/hypotheses/`).
-All pairs below were drawn in Euler steps, and those of hearts with open conditions; the default now follows the linear
-denoiser and draws the conditions. Costs at the end are of the commits named in their files.
+The pairs of the hippocampus runs were drawn from pure noise in Euler steps; the default now follows the linear denoiser
+and begins at a draw of a Gaussian, as in the table of the hearts. Costs at the end are of the commits named in their
+files.
 
 A phantom shows that a method works as built; it says nothing about clinical validity.
 """
