@@ -86,7 +86,7 @@ def demo() -> Nested:
                     "loop": {"updates": 400, "batch_size": 2, "learning_rate": 2e-3, "warmup": 20},
                 },
                 "latents": {"copies": 8},
-                "diffusion": {**_IN_CUBES, "loop": {"updates": 1100, "batch_size": 2, "ema": 0.995}},
+                "diffusion": {**_IN_CUBES, "loop": {"updates": 800, "batch_size": 2, "ema": 0.995}},
                 "sampling": {"steps": 20},
                 "conditions": {"columns": ["sex", "contrast", "metal", "scan_range"]},
             },

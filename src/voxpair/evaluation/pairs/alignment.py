@@ -38,7 +38,7 @@ import numpy as np
 
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.evaluation.pairs.edges import Edges, find_edges
+from voxpair.evaluation.pairs.edges import Edges, edges_of
 from voxpair.evaluation.pairs.measures import Better, Measure, compare_means
 
 FEWEST_EDGES = 20
@@ -84,11 +84,14 @@ MEASURES: dict[str, tuple[str, str, Better]] = {
 """Measure to attribute, unit and what is good."""
 
 
-def describe(case: Case, predicted_labels: np.ndarray | None) -> AlignmentFacts:
+def describe(
+    case: Case, predicted_labels: np.ndarray | None, edges: Mapping[str, Edges] | None = None
+) -> AlignmentFacts:
     """Return how labels and image of a case agree.
 
     Args:
         predicted_labels: (X, Y, Z) label values that a segmenter found in the image; None leaves Dice out.
+        edges: :func:`~voxpair.evaluation.pairs.edges.edges_of` the case, if they are known already.
 
     Raises:
         InputError: the case has no labels, or the predicted ones lie on another grid or hold other values.
@@ -102,13 +105,13 @@ def describe(case: Case, predicted_labels: np.ndarray | None) -> AlignmentFacts:
                 f"{case.labels.shape}; predict on the case's grid"
             )
         case.label_table.check(predicted_labels, f"case {case.name}, predicted labels")
-    found = {}
+    edges, found = edges_of(case) if edges is None else edges, {}
     for structure in case.label_table.structures:
         mask = case.labels == structure.value
         guess = None if predicted_labels is None else predicted_labels == structure.value
-        edges = find_edges(case.image, mask, case.spacing_mm) if mask.any() else None
         found[structure.name] = StructureAlignment(
-            dice=None if guess is None else _dice(mask, guess), **({} if edges is None else _of_edges(edges))
+            dice=None if guess is None else _dice(mask, guess),
+            **(_of_edges(edges[structure.name]) if structure.name in edges else {}),
         )
     return AlignmentFacts(case.name, case.patient, predicted_labels is not None, found)
 

@@ -35,6 +35,8 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from scipy.special import ndtr
 
+from voxpair.core.case import Case
+
 PATCHES, PATCH = 500, 16
 EXPLAINED = 0.8
 WIDTH_PER_SD = 2 * 1.2815515655446004
@@ -104,6 +106,12 @@ def find_edges(image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float])
         slope_on=_slope(profiles, 0) / voxel_mm,
         slope_beside=(_slope(profiles, -BESIDE) + _slope(profiles, BESIDE)) / (2 * voxel_mm),
     )
+
+
+def edges_of(case: Case) -> dict[str, Edges]:
+    """Return the edges along the surface of every structure that a labelled case holds."""
+    masks = {structure.name: case.labels == structure.value for structure in case.label_table.structures}
+    return {name: find_edges(case.image, mask, case.spacing_mm) for name, mask in masks.items() if mask.any()}
 
 
 def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:

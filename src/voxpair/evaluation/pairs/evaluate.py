@@ -23,6 +23,7 @@ from voxpair.core.errors import InputError
 from voxpair.core.interfaces import Extractor
 from voxpair.core.run import SILENT, Progress, atomic_path, make_folder, versions, write_json
 from voxpair.evaluation.pairs import alignment, diversity, fidelity, lpips, plausibility, texture
+from voxpair.evaluation.pairs.edges import edges_of
 from voxpair.evaluation.pairs.measures import FEWEST, Measure
 from voxpair.evaluation.pairs.perceptual import FeatureNetwork, PerceptualFeatures
 
@@ -145,6 +146,7 @@ def _describe(cohort: Cohort, judges: Judges, progress: Progress, title: str) ->
     extractor, found = judges.extractor_for(cohort.modality), []
     for record, case in zip(cohort.records, cohort):
         predicted = judges.labeller(case).labels if judges.labeller else None
+        edges = edges_of(case)
         found.append(
             Facts(
                 name=case.name,
@@ -152,9 +154,9 @@ def _describe(cohort: Cohort, judges: Judges, progress: Progress, title: str) ->
                 split=record.split or "",
                 fidelity=fidelity.describe(case, extractor),
                 thumbnail=diversity.describe(case, cohort.modality),
-                texture=texture.describe(case, cohort.modality),
+                texture=texture.describe(case, cohort.modality, edges),
                 plausibility=plausibility.describe(case),
-                alignment=alignment.describe(case, predicted),
+                alignment=alignment.describe(case, predicted, edges),
                 slices=lpips.describe(case, judges.network, cohort.modality) if judges.has_lpips else None,
             )
         )

@@ -35,7 +35,7 @@ from scipy.stats import wasserstein_distance
 
 from voxpair.core.case import Case
 from voxpair.core.errors import InputError
-from voxpair.evaluation.pairs.edges import find_edges, thick_axes
+from voxpair.evaluation.pairs.edges import Edges, edges_of, thick_axes
 from voxpair.evaluation.pairs.measures import Measure, compare_means, compare_sets
 from voxpair.evaluation.pairs.noise import Noise, find_noise
 
@@ -77,11 +77,12 @@ class TextureFacts:
     tissues: Mapping[str, Tissue]
 
 
-def describe(case: Case, modality: str) -> TextureFacts:
+def describe(case: Case, modality: str, edges: Mapping[str, Edges] | None = None) -> TextureFacts:
     """Return the texture of a labelled case.
 
     Args:
         modality: "CT" keeps HU, any other scales the intensities (see the module).
+        edges: :func:`~voxpair.evaluation.pairs.edges.edges_of` the case, if they are known already.
 
     Raises:
         InputError: the case has no labels, or its image is one flat level that cannot be scaled.
@@ -90,8 +91,9 @@ def describe(case: Case, modality: str) -> TextureFacts:
         raise InputError(f"case {case.name}: texture is measured per structure, so the case needs labels")
     spacing = np.array(case.spacing_mm)
     image = case.image if modality == "CT" else _scaled(case)
+    edges = edges_of(case) if edges is None else edges  # scaling an image moves no edge
     tissues = {
-        structure.name: _tissue(image, case.labels == structure.value, spacing)
+        structure.name: _tissue(image, case.labels == structure.value, spacing, edges.get(structure.name))
         for structure in case.label_table.structures
     }
     unit = "HU" if modality == "CT" else ""
@@ -110,10 +112,9 @@ def _scaled(case: Case) -> np.ndarray:
     return (case.image - median) / (three_quarters - quarter)
 
 
-def _tissue(image: np.ndarray, mask: np.ndarray, spacing: np.ndarray) -> Tissue:
-    if not mask.any():
+def _tissue(image: np.ndarray, mask: np.ndarray, spacing: np.ndarray, edges: Edges | None) -> Tissue:
+    if edges is None:
         return Tissue()
-    edges = find_edges(image, mask, spacing)
     across = np.linalg.norm(edges.normals[:, thick_axes(spacing)], axis=1)
     usable = edges.found & (across < _ACROSS)
     return Tissue(
