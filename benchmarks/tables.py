@@ -38,9 +38,9 @@ were measured later than the rest, at the commit that the file names.
 The hippocampus runs are of denoisers that learnt from batches of eight, 1200 updates; the preset has 5000 of two now,
 more than before because of a ladder of pairs that was judged on these held-out cases (`benchmarks/hypotheses/`).
 The pairs of the hippocampus runs were drawn from pure noise in Euler steps; the default now follows the linear denoiser
-and begins at a draw of a Gaussian, as in the table of the hearts. The hearts' denoiser learnt for 1100 updates; the demo
-has 800 since, because it took more than its 15 minutes on a slow day. Costs at the end are of the commits named in
-their files.
+and begins at a draw of a Gaussian, as in the table of the hearts. The hearts' denoiser learnt for 1100 updates; the
+demo has 800 since, because it took more than its 15 minutes on a slow day. Costs at the end are of the commits named
+in their files.
 
 A phantom shows that a method works as built; it says nothing about clinical validity.
 """
