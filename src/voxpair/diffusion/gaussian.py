@@ -44,6 +44,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from voxpair.diffusion.fourier import from_spectrum, to_spectrum
+
 SMALLEST_POWER = 1e-6
 SMALLEST_SIGMA = 1e-4
 
@@ -122,11 +124,7 @@ class GaussianPrior(nn.Module):
         return (signal**2 * self.power + sigma**2).sqrt()
 
     def _transform(self, volume: Tensor) -> Tensor:
-        return torch.fft.fftn(volume, dim=self._axes, norm="ortho")
+        return to_spectrum(volume, self.mean.ndim - 2)
 
     def _back(self, spectrum: Tensor) -> Tensor:
-        return torch.fft.ifftn(spectrum, dim=self._axes, norm="ortho").real
-
-    @property
-    def _axes(self) -> tuple[int, ...]:
-        return tuple(range(2 - self.mean.ndim, 0))
+        return from_spectrum(spectrum, self.mean.ndim - 2)

@@ -20,7 +20,7 @@ differ: with N volumes, so much of any component would D entries explain by chan
 
 That samples of a diffusion model are at first those of the Gaussian with the data's mean and covariance, so that the
 first part of a walk can be left out: Wang and Vastola 2023, arXiv 2311.10892. All components together would hold every
-training volume; half of them do not.
+training volume; of three or more volumes, half of them do not.
 
 Shapes: N volumes, R components, D entries, C channels, * spatial axes.
 """
@@ -29,6 +29,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from voxpair.diffusion.fourier import from_spectrum, to_spectrum
 
 _SMALLEST = 1e-6
 
@@ -68,7 +70,7 @@ class Population(nn.Module):
         rest = (centred - turns @ directions).reshape(volumes.shape)
         self.mean.copy_(volumes.mean(0))
         self.components[:used] = (directions / free**0.5).reshape(used, *volumes.shape[1:])
-        self.rest.copy_(self._transform(rest).abs().square().sum(0) / free)
+        self.rest.copy_(to_spectrum(rest, self.mean.ndim - 1).abs().square().sum(0) / free)
         self.middle.copy_(known.mean(0))
         deviation = ((known - self.middle).square().sum(0) / free).sqrt()
         differs = deviation > _SMALLEST
@@ -90,7 +92,8 @@ class Population(nn.Module):
         e = torch.randn(self.mean.shape, generator=generator).to(self.mean.device)
         if is_asked.any():
             a = self._given(asked, is_asked, a)
-        rest = torch.fft.ifftn(self.rest.sqrt() * self._transform(e), dim=self._axes, norm="ortho").real
+        spatial = self.mean.ndim - 1
+        rest = from_spectrum(self.rest.sqrt() * to_spectrum(e, spatial), spatial)
         return (self.mean + torch.tensordot(a, self.components, 1) + rest)[None]
 
     def _given(self, asked: Tensor, is_asked: Tensor, a: Tensor) -> Tensor:
@@ -100,10 +103,3 @@ class Population(nn.Module):
         wanted = gain @ ((asked - self.middle) / self.unit)[is_asked]
         variances, axes = torch.linalg.eigh(torch.eye(len(a), device=a.device) - gain @ link)
         return wanted + axes @ (variances.clamp(min=0).sqrt() * (axes.T @ a))
-
-    def _transform(self, volume: Tensor) -> Tensor:
-        return torch.fft.fftn(volume, dim=self._axes, norm="ortho")
-
-    @property
-    def _axes(self) -> tuple[int, ...]:
-        return tuple(range(1 - self.mean.ndim, 0))
