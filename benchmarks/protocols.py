@@ -2,6 +2,7 @@
 
     python benchmarks/protocols.py hippocampus SCANS --work RUNS --labelled 16 48 168 --seeds 3
     python benchmarks/protocols.py phantom - --work RUNS --preset demo --seeds 3
+    python benchmarks/protocols.py phantom - --work RUNS --preset demo --generator medgen3d --seeds 3
 
 Every number is one ``voxpair run`` (or ``demo``) with the generator fitted on those labelled cases alone
 (``cases.unlabelled=0``); all protocols get equal numbers of updates and the same held-out cases. Calling it again goes
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("source", help="folder of scans, or - for phantom hearts")
     parser.add_argument("--work", type=Path, required=True, help="folder for runs; they resume")
     parser.add_argument("--preset", default="hippocampus")
+    parser.add_argument("--generator", default="joint_ldm")
     parser.add_argument("--labelled", type=int, nargs="*", help="numbers of labelled training cases; all by default")
     parser.add_argument("--seeds", type=int, default=3, help="segmenters per protocol")
     parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE")
@@ -50,8 +52,11 @@ def run(given: argparse.Namespace, labelled: int | None, session: voxpair.Sessio
     assignments = [*given.assignments, f"seeds={given.seeds}"]
     if labelled is not None:
         assignments += [f"cases.labelled={labelled}", "cases.unlabelled=0"]
-    plan = voxpair.plan(given.preset, None, assignments)
-    folder = given.work / (f"labelled-{labelled}" if labelled else "all")
+    plan = voxpair.plan(given.preset, None, assignments, generator=given.generator)
+    words = [f"labelled-{labelled}" if labelled else "all"]
+    words += [given.generator] if given.generator != "joint_ldm" else []
+    words += ["paper"] if given.preset.endswith("-paper") else []
+    folder = given.work / "-".join(words)
     if given.source == "-":
         voxpair.demo(folder, plan, session)
     else:
@@ -81,9 +86,10 @@ def collect(folder: Path, plan: voxpair.Plan, assignments: list[str], given: arg
                 for structure in summaries[0]["structures"]
             },
         }
-    facts = read_json(folder / "summary.json")
+    facts, reconstruction = read_json(folder / "summary.json"), folder / "generator/autoencoder/reconstruction.json"
     words = ["python", f"benchmarks/{Path(__file__).name}", given.name, "SCANS" if given.source != "-" else "-"]
-    words += ["--work", "RUNS", "--preset", given.preset, "--seeds", str(given.seeds)]
+    words += ["--work", "RUNS", "--preset", given.preset, "--generator", given.generator]
+    words += ["--seeds", str(given.seeds)]
     words += [word for text in given.assignments for word in ("--set", text)]
     return {
         "command": shlex.join(words) + (f" --labelled {plan.cases.labelled}" if plan.cases.labelled else ""),
@@ -97,17 +103,22 @@ def collect(folder: Path, plan: voxpair.Plan, assignments: list[str], given: arg
         },
         "labelled": facts["cohort"]["splits"]["train"],
         "synthetic": facts["synthetic"],
+        "generator": plan.uses,
         "updates": {
-            "autoencoder": plan.generator.autoencoder.loop.updates,
-            "diffusion": plan.generator.diffusion.loop.updates,
+            **{name: loop.updates for name, step in plan.generator if (loop := loop_of(step))},
             "pretraining": plan.pretraining.loop.updates,
             "segmenter": plan.segmentation.loop.updates,
         },
         "protocols": protocols,
         "comparisons": read_json(folder / "evaluation/comparison.json")["comparisons"],
-        "reconstruction": read_json(folder / "generator/autoencoder/reconstruction.json"),
+        "reconstruction": read_json(reconstruction) if reconstruction.exists() else None,
         "settings": json.loads(plan.model_dump_json()),
     }
+
+
+def loop_of(step: Any) -> Any:
+    """Return the loop of a generator's step, None where ``step`` is no step; a refiner has it in its diffusion."""
+    return getattr(step, "loop", None) or getattr(getattr(step, "diffusion", None), "loop", None)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from voxpair.study_table import Row, as_markdown
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 NAMES = {"baseline": "Baseline", "medical_diffusion": "Medical Diffusion", "ours": "Ours"}
+GENERATORS = {"medgen3d": "MedGen3D", "domain_randomisation": "domain randomisation"}
 
 HEAD = """# Results
 
@@ -74,7 +75,7 @@ def protocols(title: str, path: Path) -> str:
     updates = ", ".join(f"{name} {count}" for name, count in content["updates"].items())
     structures = list(next(iter(content["protocols"].values()))["by_structure"])
     lines = [
-        f"## {title}: {content['labelled']} labelled training cases",
+        f"## {title}: {content['labelled']} labelled training cases{_variant(content)}",
         "",
         f"`benchmarks/{path.parent.name}/{path.name}`; {content['held_out']['cases']} held-out cases, "
         f"{len(content['seeds'])} seeds, {content['synthetic']} synthetic pairs; updates: {updates}.",
@@ -92,6 +93,8 @@ def protocols(title: str, path: Path) -> str:
         if found["structure"] is None:
             lines.append(_difference(found))
     reconstruction = content["reconstruction"]
+    if reconstruction is None:
+        return "\n".join([*lines, ""])
     dice = ", ".join(f"{name} {value:.3f}" for name, value in reconstruction["dice"].items() if value is not None)
     lines += [
         "",
@@ -100,6 +103,17 @@ def protocols(title: str, path: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _variant(content: dict[str, Any]) -> str:
+    """Return what sets a run apart from one of the joint model with our recipe.
+
+    >>> _variant({"generator": "medgen3d", "command": "--preset demo-paper"})
+    ', MedGen3D, the papers\' recipe'
+    """
+    generator = content.get("generator", "joint_ldm")
+    recipe = ", the papers' recipe" if "-paper " in content["command"] else ""
+    return ("" if generator == "joint_ldm" else f", {GENERATORS[generator]}") + recipe
 
 
 def study(path: Path) -> str:
