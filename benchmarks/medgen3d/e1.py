@@ -7,10 +7,11 @@
         --images '*_t1.nii.gz' --labels '*_seg.nii.gz' --label-table brain4
 
 The second is of T1 slabs whose middle eight slices are whole. The rows are those of ``rows``. Real scans are first put
-onto the grid, so that nobody is judged for resolution; the judge is one segmenter of the real training cases. Fidelity
-is measured twice: of slices (``judging``), which every row has, and of volumes (``voxpair evaluate pairs``), which all
-but the 2D DDPMs have; what needs labels has those rows alone that make them. Calling it again goes on where it stopped;
-``benchmarks/medgen3d/e1-NAME.json`` is written after every row. ``RUNS/NAME/ROW/montage.png`` is for looking at.
+onto the grid, so that nobody is judged for resolution; the judge is one segmenter of the real training cases, and
+features are those of its encoder. Fidelity is measured twice: of slices (``judging``), which every row has, and of
+volumes (``voxpair evaluate pairs``), which all but the 2D DDPMs have; what needs labels has those rows alone that make
+them. Times are of the processor, so that neighbours on the machine do not count. Calling it again goes on where it
+stopped; ``benchmarks/medgen3d/e1-NAME.json`` is written after every row, ``RUNS/NAME/ROW/montage.png`` is to look at.
 
 For the generator of a row: ``--set ROW.key=value``, for the judge ``--set judge.key=value``.
 """
@@ -52,7 +53,7 @@ from voxpair.segmentation.segmenter import Segmenter
 from voxpair.training.state import sha256
 
 HERE = Path(__file__).parent
-CHEST_MM = (360.0, 280.0, 220.0)
+CHEST_MM = (340.0, 300.0, 240.0)
 KEPT_BY_STRUCTURE = ("dice", "noise_ratio")
 
 
@@ -106,7 +107,9 @@ def make_cohort(given: argparse.Namespace, bench: Bench, session: stages.Session
         return
     train, val = given.split
     if given.phantom:
-        settings = PhantomSettings(grid=bench.preprocess.grid, field_of_view_mm=CHEST_MM, labels=given.phantom)
+        settings = PhantomSettings(
+            grid=bench.preprocess.grid, field_of_view_mm=CHEST_MM, labels=given.phantom, centre="chest"
+        )
         source = stages.make_phantoms(bench.work / "source", train + val, settings, session)
     elif (given.source / "cases.csv").exists():
         source = Cohort.open(given.source)
@@ -202,6 +205,7 @@ def collect(given: argparse.Namespace, bench: Bench) -> None:
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "threads": torch.get_num_threads()},
         "versions": versions(),
         "seed": bench.seed,
+        "extractor": {"name": "encoder of the judge", "digest": Segmenter.load(bench.work / "judge/model").digest},
         "cohort": {
             "modality": cohort.modality,
             "labels": list(cohort.label_table.names),

@@ -5,7 +5,7 @@ Takes a :class:`Bench`; leaves, below its work folder, for each row
     ROW/fit/              run folder of the fit; vid2vid and repainted use that of medgen3d
     ROW/drawn/            a cohort, or for slice_ddpm VIEW.npy, (slices, H, W) in [0, 1]
     ROW/cost.json         processor seconds, and peak memory, of fitting and of drawing
-    ROW/seconds.jsonl     a line per draw
+    ROW/seconds.jsonl     a line per draw, seconds of the processor
 
     row          draws                    from
     slice_ddpm   slices of three views    three 2D models, blind to each other
@@ -79,7 +79,7 @@ BASELINES = {
         "alpha_wgan": {"code_length": 8, "channels": [4, 8], "code_width": 8, "loop": _UNIT_LOOP},
     },
     "demo": {
-        "slice_ddpm": {"diffusion": {"loop": {"updates": 1400, "batch_size": 4, "ema": 0.99}}},
+        "slice_ddpm": {"diffusion": {"prediction": "v", "loop": {"updates": 1400, "batch_size": 4, "ema": 0.99}}},
         "alpha_wgan": {"channels": [16, 32, 64], "loop": {"updates": 2300, "ema": 0.99}},
     },
 }
@@ -160,7 +160,7 @@ def fitted_with(bench: Bench, row: str) -> dict[str, Any]:
 
 
 def costs(bench: Bench, row: str) -> dict[str, Any]:
-    """Return seconds per update by step of the fit, seconds per pair, processor seconds and peak memory."""
+    """Return updates by step; of fit and draw peak memory and processor seconds, without those of runs broken off."""
     fitted = bench.work / FITTED_AS.get(row, row)
     baseline = row in ("slice_ddpm", "alpha_wgan")
     names = ["."] if baseline else generator_class(fitted.name).steps
@@ -168,16 +168,12 @@ def costs(bench: Bench, row: str) -> dict[str, Any]:
     for name in names:
         if name != UNUSED.get(row):
             last = read_log(fitted / "fit" / name / "metrics.jsonl")[-1]
-            steps[row if baseline else name] = {
-                "updates": last["update"],
-                "seconds": last["seconds"],
-                "seconds_per_update": round(last["seconds"] / last["update"], 4),
-            }
-    draws = read_log(bench.work / row / "seconds.jsonl")
+            steps[row if baseline else name] = {"updates": last["update"]}
+    draws = [draw["seconds"] for draw in read_log(bench.work / row / "seconds.jsonl")]
     return {
         "fit": {"shared_with": FITTED_AS.get(row), "steps": steps, **read_json(fitted / "cost.json")["fit"]},
         "draw": {
-            "seconds_per_pair": round(float(np.median([draw["seconds"] for draw in draws])), 3),
+            "processor_seconds_per_case": round(float(np.median(draws)), 3),
             **read_json(bench.work / row / "cost.json")["draw"],
         },
     }
@@ -260,9 +256,9 @@ def _draw(bench: Bench, row: str) -> None:
             )
             progress.start(row, count, len(writer))
             for index in range(len(writer), count):
-                began = time.monotonic()
+                began = time.process_time()
                 case = draw(index)
-                log.write(json.dumps({"case": case.name, "seconds": round(time.monotonic() - began, 4)}) + "\n")
+                log.write(json.dumps({"case": case.name, "seconds": round(time.process_time() - began, 4)}) + "\n")
                 writer.add(case)
                 progress.advance()
             writer.finish(manifest={"row": row, "weights": weights, "seed": bench.seed})
@@ -277,14 +273,14 @@ def _draw_slices(bench: Bench, device: str, progress: ConsoleProgress) -> Iterat
     folder, grid = bench.work / "slice_ddpm/drawn", bench.preprocess.grid
     folder.mkdir(exist_ok=True)
     progress.start("slice_ddpm", len(AXES))
-    began, count = time.monotonic(), bench.count * SLICES
+    began, count = time.process_time(), bench.count * SLICES
     for view, axis in AXES.items():
         size = tuple(length for other, length in enumerate(grid) if other != axis)
         made = model.sample(view, size, count, bench.seed)
         with atomic_path(folder / f"{view}.npy") as temporary:
             np.save(temporary, made)
         progress.advance()
-    yield (time.monotonic() - began) / bench.count
+    yield (time.process_time() - began) / bench.count
 
 
 def _drawer(bench: Bench, row: str, device: str) -> tuple[Callable[[int], Case], str]:
@@ -334,7 +330,7 @@ def _repaint(bench: Bench, fit: Path, device: str) -> Callable[[int], Case]:
         record = held_out.records[index]
         prepared = preprocessor.forward(held_out.read(record.name))
         labels, seed = prepared.labels, derive_seed("repaint", bench.seed, index)
-        image = refiner.refine(painter.paint(labels, seed), labels, seed)
+        image = refiner.refine(painter.paint(labels, seed), labels, seed, settings.sampling.refiner)
         return restore(image, labels, prepared.geometry, name=record.name, patient=record.patient)
 
     return draw

@@ -59,7 +59,8 @@ def as_markdown(content: Mapping[str, Any]) -> str:
     cohort, rows = content["cohort"], content["rows"]
     splits = ", ".join(f"{count} {name}" for name, count in cohort["splits"].items())
     grid = " x ".join(map(str, cohort["grid"]))
-    parts = [f"{cohort['modality']}, {splits}, {grid} voxels. `{content['command']}`", ""]
+    extractor = f"Features: {content['extractor']['name']}."
+    parts = [f"{cohort['modality']}, {splits}, {grid} voxels. {extractor} `{content['command']}`", ""]
     for head in (IMAGES, PAIRS):
         lines = [_line(row, found, head) for row, found in rows.items() if "failed" not in found]
         known = [index for index, name in enumerate(head) if any(line[1 + index] != "" for line in lines)]
@@ -87,17 +88,12 @@ def _costs(rows: Mapping[str, Any]) -> list[str]:
     lines = []
     for row, found in rows.items():
         if "failed" not in found:
-            steps = found["fit"]["steps"]
-            each = ", ".join(
-                f"{name} {one['updates']} × {one['seconds_per_update']:.3g}" for name, one in steps.items()
-            )
-            minutes = sum(one["seconds"] for one in steps.values()) / 60
-            memory = found["fit"]["peak_memory_gib"], found["draw"]["peak_memory_gib"]
-            lines.append(
-                [NAMES[row], each, f"{minutes:.1f}", f"{found['draw']['seconds_per_pair']:.3g}"]
-                + [f"{gib:.2f}" for gib in memory]
-            )
-    return _table(["", "updates × s", "fit, min", "s per case", "fit, GiB", "draw, GiB"], lines)
+            fit, draw = found["fit"], found["draw"]
+            updates = ", ".join(f"{name} {one['updates']}" for name, one in fit["steps"].items())
+            minutes = "shared" if fit["shared_with"] else f"{fit['processor_seconds'] / 60:.1f}"
+            memory = [f"{part['peak_memory_gib']:.2f}" for part in (fit, draw)]
+            lines.append([NAMES[row], updates, minutes, f"{draw['processor_seconds_per_case']:.3g}", *memory])
+    return _table(["", "updates", "fit, min", "s per case", "fit, GiB", "draw, GiB"], lines)
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:

@@ -23,7 +23,7 @@ from voxpair.generators.medgen3d.generator import MedGen3DSettings
 from voxpair.generators.medgen3d.generator import SamplingSettings as MedGen3DSampling
 from voxpair.generators.medgen3d.image_sequence import ImageSequenceSettings
 from voxpair.generators.medgen3d.mask_sequence import MaskSequenceSettings
-from voxpair.generators.medgen3d.refiner import RefinerSettings
+from voxpair.generators.medgen3d.refiner import RefinerSettings, RefinerWalk
 from voxpair.generators.medgen3d.slice_diffusion import SliceDiffusionSettings
 from voxpair.training.loop import LoopSettings
 
@@ -56,12 +56,11 @@ TINY = {
             loop=loop(4),
         ),
         refiner=RefinerSettings(
-            steps=1,
             diffusion=SliceDiffusionSettings(
                 channels=(8, 8), attention=(False, False), head_channels=8, label_width=4, loop=loop(4)
             ),
         ),
-        sampling=MedGen3DSampling(steps=1, guidance=1.5),
+        sampling=MedGen3DSampling(steps=1, guidance=1.5, refiner=RefinerWalk(steps=1)),
     ),
     "domain_randomisation": DomainRandomisationSettings(
         preprocess=PreprocessSettings(grid=(16, 16, 16), fit="crop_or_pad")

@@ -66,7 +66,7 @@ def test_the_image_is_made_of_the_labels_that_come_with_it(fitted, monkeypatch):
         seen["painted"] = classes.copy()
         return (classes / 2).astype(np.float32)
 
-    def refine(image, classes, seed):
+    def refine(image, classes, seed, walk):
         seen["refined"] = classes.copy()
         return image
 
@@ -145,6 +145,8 @@ def test_a_painter_that_diverged_is_refused_by_case_and_seed(fitted, monkeypatch
         ("preprocess.grid=[17, 16, 12]", "multiples of 2.*slice_size"),
         ("preprocess.grid=[16, 16, 8]", "volumes get as short as 4"),
         ("sampling.steps=2000", "above the number of noise levels"),
+        ("sampling.refiner.start=200", "up to noise level 100"),
+        ("image_sequence.clip=17", "12 axial slices, fewer than image_sequence.clip = 17"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(assignment, text):
@@ -163,7 +165,9 @@ def test_every_preset_has_settings_for_it(name):
     assert (settings.sampling.sampler, settings.sampling.steps == 1000) == (
         ("ddpm", True) if literal else ("dpm_solver", False)
     )
-    assert (settings.refiner.start == 10 and settings.refiner.fusion == "mean") is literal
+    walk = settings.sampling.refiner
+    assert (walk.start == 10 and walk.fusion == "mean") is literal
+    assert settings.image_sequence.shortcut is not literal
     assert (settings.sampling.first_window == "random") is literal
 
 

@@ -15,7 +15,7 @@ from voxpair.core.errors import InputError, RunError
 from voxpair.core.labels import LabelTable
 from voxpair.core.run import RunFolder, Silent, read_log
 from voxpair.diffusion.sampler import dpm_solver
-from voxpair.generators.medgen3d.refiner import RefinerSettings, fit_refiner, make_refiner
+from voxpair.generators.medgen3d.refiner import RefinerSettings, RefinerWalk, fit_refiner, make_refiner
 from voxpair.generators.medgen3d.slice_diffusion import SliceDiffusionSettings, SliceDiffusionTask, levels_down
 from voxpair.generators.medgen3d.views import AXES, SliceBatches, from_slices, labelled, padded, to_slices
 from voxpair.training.loop import LoopSettings
@@ -25,7 +25,8 @@ TABLE = LabelTable.from_mapping("balls", {"background": 0, "shell": 2, "core": 5
 GRID = (12, 10, 6)  # 6 is no multiple of 4
 LOOP = LoopSettings(updates=2, batch_size=2, ema=0.5, precision="32-true", checkpoint_every_s=0)
 SMALL = SliceDiffusionSettings(channels=(8, 8, 8), attention=(False,) * 3, head_channels=8, label_width=4, loop=LOOP)
-SETTINGS = RefinerSettings(diffusion=SMALL, start=100, steps=4)
+SETTINGS = RefinerSettings(diffusion=SMALL)
+WALK = RefinerWalk(start=100, steps=4)
 FLAT = SMALL.model_copy(update={"channels": (8, 8), "attention": (False, False)})
 
 
@@ -77,6 +78,10 @@ def white_refiner(settings, sd=0.2, means=(0.0, 0.0, 0.0)):
 
 def settings(**changes):
     return RefinerSettings(**{**SETTINGS.model_dump(), **changes})
+
+
+def walk(**changes):
+    return RefinerWalk(**{**WALK.model_dump(), **changes})
 
 
 def test_views_cut_along_their_axis_and_come_back():
@@ -144,8 +149,8 @@ def test_every_view_is_a_player_that_moves_its_own_network_alone():
 
 
 def test_each_view_is_shown_its_own_slices_padded_to_what_its_network_needs():
-    refiner = white_refiner(settings(slices_at_once=5, guidance=1.0))
-    refiner.refine(np.full(GRID, 0.5, np.float32), np.zeros(GRID, np.uint8), seed=0)
+    refiner, how = white_refiner(SETTINGS), walk(slices_at_once=5, guidance=1.0)
+    refiner.refine(np.full(GRID, 0.5, np.float32), np.zeros(GRID, np.uint8), 0, how)
     seen = {view: {shape for shape, _ in refiner.networks.by_view[view].seen} for view in AXES}
     assert seen["axial"] == {(5, 1, 12, 12), (3, 1, 12, 12)}  # 8 slices in two parts
     assert seen["coronal"] == seen["sagittal"] == {(5, 1, 12, 8), (2, 1, 12, 8)}
@@ -155,8 +160,9 @@ def test_each_view_is_shown_its_own_slices_padded_to_what_its_network_needs():
 @pytest.mark.parametrize("fusion", ["in_step", "mean"])
 def test_a_network_that_knows_the_clean_volume_gives_it_back(sampler, fusion):
     classes = np.random.default_rng(0).integers(0, 3, GRID)
-    refiner = white_refiner(settings(sampler=sampler, fusion=fusion, guidance=1.0), sd=0.0, means=(-0.5, 0.0, 0.8))
-    refined = refiner.refine(np.full(GRID, 0.3, np.float32), classes, seed=1)
+    refiner = white_refiner(SETTINGS, sd=0.0, means=(-0.5, 0.0, 0.8))
+    how = walk(sampler=sampler, fusion=fusion, guidance=1.0)
+    refined = refiner.refine(np.full(GRID, 0.3, np.float32), classes, 1, how)
     assert refined.shape == GRID and refined.dtype == np.float32
     assert np.allclose(refined, np.array([0.25, 0.5, 0.9])[classes], atol=1e-5)
 
@@ -165,7 +171,7 @@ def test_guidance_goes_past_the_labels_by_its_factor():
     """With means m for the class and 0 for the null condition, guided noise is that of a mean of s m."""
     image, classes = np.full(GRID, 0.5, np.float32), np.ones(GRID, int)
     made = {
-        s: white_refiner(settings(guidance=s), sd=0.0, means=(0.0, 0.4, 0.0)).refine(image, classes, 0)
+        s: white_refiner(SETTINGS, sd=0.0, means=(0.0, 0.4, 0.0)).refine(image, classes, 0, walk(guidance=s))
         for s in (1.0, 1.5)
     }
     assert np.allclose(made[1.0], (0.4 + 1) / 2, atol=1e-5) and np.allclose(made[1.5], (0.6 + 1) / 2, atol=1e-5)
@@ -181,8 +187,8 @@ def power_of_texture(start, sd=0.1, into_sd=0.0, **changes):
     shape = (24, 24, 24)
     random = np.random.default_rng(0)
     painted, real = (0.5 + random.normal(0, amount / 2, shape) for amount in (into_sd, sd))
-    refiner = white_refiner(settings(trained_to=1000, start=start, guidance=1.0, **changes), sd)
-    return fine_power(refiner.refine(painted, np.zeros(shape, int), seed=0)) / fine_power(real)
+    refiner, how = white_refiner(settings(trained_to=1000), sd), walk(start=start, guidance=1.0, **changes)
+    return fine_power(refiner.refine(painted, np.zeros(shape, int), 0, how)) / fine_power(real)
 
 
 def test_one_walk_keeps_the_texture_that_the_mean_of_three_walks_loses():
@@ -236,7 +242,7 @@ def test_levels_fall_from_start_to_clean_and_none_comes_twice(start, steps):
 def test_little_noise_leaves_anatomy_where_it_is():
     image = np.clip(0.5 + 0.1 * ndimage.gaussian_filter(np.random.default_rng(0).normal(size=GRID), 2) / 0.1, 0, 1)
     little, much = (
-        white_refiner(settings(start=start, trained_to=200), sd=0.5).refine(image, np.zeros(GRID, int), 0)
+        white_refiner(settings(trained_to=200), sd=0.5).refine(image, np.zeros(GRID, int), 0, walk(start=start))
         for start in (10, 200)
     )
     assert np.abs(little - image).std() < 0.03 < np.abs(much - image).std()
@@ -244,7 +250,7 @@ def test_little_noise_leaves_anatomy_where_it_is():
 
 def test_same_seed_same_volume_other_seed_other_volume():
     torch.manual_seed(0)
-    refiner = make_refiner(settings(start=50), classes=3).eval()
+    refiner = make_refiner(SETTINGS, classes=3).eval()
     image, classes = np.random.default_rng(0).random(GRID), np.random.default_rng(1).integers(0, 3, GRID)
     one, again, other = (refiner.refine(image, classes, seed) for seed in (1, 1, 2))
     assert np.array_equal(one, again) and not np.array_equal(one, other)
@@ -273,20 +279,18 @@ def test_what_does_not_fit_is_refused(image, classes, reason):
 
 def test_a_diverged_fit_is_named():
     with pytest.raises(RunError, match="diverged"):
-        white_refiner(settings(guidance=1.0), means=(float("nan"),) * 3).refine(np.zeros(GRID), np.zeros(GRID, int), 0)
+        white_refiner(SETTINGS, means=(float("nan"),) * 3).refine(np.zeros(GRID), np.zeros(GRID, int), 0)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "reason"),
-    [
-        ({"start": 300}, "start <= trained_to"),
-        ({"drop": 0.0}, "hid the labels"),
-        ({"fusion": "median"}, "in_step"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(wrong, reason):
-    with pytest.raises(ValidationError, match=reason):
-        settings(**wrong)
+def test_a_walk_that_the_fit_does_not_bear_is_refused():
+    with pytest.raises(InputError, match=r"fitted up to noise level 100 .* begin at 300"):
+        white_refiner(SETTINGS).refine(np.zeros(GRID), np.zeros(GRID, int), 0, walk(start=300))
+    with pytest.raises(InputError, match="hid the labels"):
+        white_refiner(settings(drop=0.0)).refine(np.zeros(GRID), np.zeros(GRID, int), 0, walk(guidance=1.5))
+    with pytest.raises(ValidationError, match="in_step"):
+        walk(fusion="median")
+    with pytest.raises(ValidationError, match="above the levels"):
+        settings(trained_to=1001)
 
 
 def test_the_papers_ten_steps_are_texture_only():
@@ -322,9 +326,9 @@ def test_a_fit_learns_what_each_class_looks_like(prepared, tmp_path):
     """From nothing but a grey volume and labels, classes come out in the order of their real intensities."""
     longer = LOOP.model_copy(update={"updates": 30, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every_s": 99})
     diffusion = FLAT.model_copy(update={"loop": longer})
-    chosen = RefinerSettings(diffusion=diffusion, trained_to=1000, start=900, steps=8)
+    chosen = RefinerSettings(diffusion=diffusion, trained_to=1000)
     refiner = fit_refiner(prepared, chosen, RunFolder(tmp_path / "run"))
     case = prepared[0]
-    refined = refiner.refine(np.full(GRID, 0.5, np.float32), case.labels, seed=0)
+    refined = refiner.refine(np.full(GRID, 0.5, np.float32), case.labels, 0, RefinerWalk(start=900, steps=8))
     background, shell, core = (refined[case.labels == k].mean() for k in range(3))
     assert background < shell - 0.05 and shell < core - 0.05, (background, shell, core)

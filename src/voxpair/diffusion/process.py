@@ -90,6 +90,8 @@ class DiscreteDiffusion:
     Args:
         alpha_bars: shape (T + 1,), falling from 1; see ``schedule.make_alpha_bars``.
         prediction: what the network gives: the noise ("epsilon") or the velocity ("v").
+        bound: data lie within -bound and bound, and so do estimates of them; None for data without bounds. At high
+            noise an error of the network's is magnified by 1 / a, 157 at DDPM's last level; Ho et al. clip at 1.
 
     Raises:
         InputError: epsilon prediction with abar_T = 0, where the noise says nothing about the data.
@@ -97,6 +99,7 @@ class DiscreteDiffusion:
 
     alpha_bars: Tensor
     prediction: Literal["epsilon", "v"] = "epsilon"
+    bound: float | None = None
 
     def __post_init__(self) -> None:
         if float(self.alpha_bars[0]) != 1 or not bool((self.alpha_bars.diff() < 0).all()):
@@ -130,8 +133,13 @@ class DiscreteDiffusion:
     def estimates(self, noisy: Tensor, output: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         signal, sigma = self.scales(time, noisy)
         if self.prediction == "epsilon":
-            return (noisy - sigma * output) / signal, output
-        return signal * noisy - sigma * output, sigma * noisy + signal * output
+            clean, noise = (noisy - sigma * output) / signal, output
+        else:
+            clean, noise = signal * noisy - sigma * output, sigma * noisy + signal * output
+        if self.bound is None:
+            return clean, noise
+        clean = clean.clamp(-self.bound, self.bound)
+        return clean, (noisy - signal * clean) / sigma
 
     def network_time(self, time: Tensor) -> Tensor:
         return time * (1000 / self.levels)

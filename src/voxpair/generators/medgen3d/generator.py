@@ -38,14 +38,19 @@ from voxpair.core.run import RunFolder, derive_seed, make_folder
 from voxpair.core.settings import Settings, digest
 from voxpair.generators.description import Description
 from voxpair.generators.fitting import Origin, claim_step, name_weights
-from voxpair.generators.medgen3d.image_sequence import ImageSequenceSettings, fit_image_sequence, make_image_sequence
+from voxpair.generators.medgen3d.image_sequence import (
+    ImageSequenceSettings,
+    fit_image_sequence,
+    make_image_sequence,
+    too_small,
+)
 from voxpair.generators.medgen3d.mask_sequence import (
     MaskSampling,
     MaskSequenceSettings,
     fit_mask_sequence,
     make_mask_sequence,
 )
-from voxpair.generators.medgen3d.refiner import RefinerSettings, fit_refiner, make_refiner
+from voxpair.generators.medgen3d.refiner import RefinerSettings, RefinerWalk, fit_refiner, make_refiner
 from voxpair.training.state import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -57,13 +62,15 @@ DEPTH = "depth"
 
 
 class SamplingSettings(MaskSampling):
-    """How a pair is drawn; the walk of the refiner is in its own settings.
+    """How a pair is drawn.
 
     Attributes:
         sampler, steps, guidance, first_window: of the labels, see ``MaskSampling``.
+        refiner: of the image's texture, see ``RefinerWalk``.
         refined: False leaves the painted volume as it is, the paper's baseline "Vid2Vid".
     """
 
+    refiner: RefinerWalk = RefinerWalk()
     refined: bool = True
 
 
@@ -97,6 +104,8 @@ class MedGen3DSettings(Settings):
                 f"sampling.steps {self.sampling.steps} is above the number of noise levels, "
                 f"mask_sequence.levels {masks.levels}"
             )
+        if reason := too_small((x, y, depth), self.image_sequence) or self.refiner.why_not(self.sampling.refiner):
+            raise ValueError(reason)
         return self
 
 
@@ -231,7 +240,7 @@ class MedGen3D:
         labels = networks["mask_sequence"].sample(shape, seed_of("mask_sequence"), sampling)
         image = networks["image_sequence"].paint(labels, seed_of("image_sequence"))
         if sampling.refined:
-            image = networks["refiner"].refine(image, labels, seed_of("refiner"))
+            image = networks["refiner"].refine(image, labels, seed_of("refiner"), sampling.refiner)
         if not np.isfinite(image).all():
             raise RunError(f"synthetic case {index} of seed {seed} holds NaN or infinite values: the fit has diverged")
         name = f"synthetic_{index:05d}"

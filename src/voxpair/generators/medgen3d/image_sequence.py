@@ -231,7 +231,8 @@ def fit_image_sequence(training: PreparedCohort, settings: ImageSequenceSettings
         InputError: no case has labels, or the slices are too few or too small for the critics.
     """
     cases = labelled(training)
-    check_shape(cases[0].image.shape, settings)
+    if reason := too_small(cases[0].image.shape, settings):
+        raise InputError(reason)
     torch.manual_seed(derive_seed("image sequence", run.seed))
     network = make_image_sequence(settings, training.label_table.classes)
     task = PaintingTask(network.painter, settings, network.classes)
@@ -240,16 +241,17 @@ def fit_image_sequence(training: PreparedCohort, settings: ImageSequenceSettings
     return network.eval()
 
 
-def check_shape(shape: tuple[int, ...], settings: ImageSequenceSettings) -> None:
-    """Raise InputError if volumes of this shape (X, Y, Z) cannot be learnt from with these settings."""
+def too_small(shape: tuple[int, ...], settings: ImageSequenceSettings) -> str:
+    """Return why volumes of this shape (X, Y, Z) cannot be learnt from with these settings; nothing where they can."""
     if shape[2] < settings.clip:
-        raise InputError(
+        return (
             f"the prepared volumes have {shape[2]} axial slices, fewer than image_sequence.clip = {settings.clip}: "
             "use a taller grid, or a smaller clip and temporal_scales"
         )
     if min(shape[:2]) < settings.smallest_side:
-        raise InputError(
+        return (
             f"the prepared slices have {shape[0]} x {shape[1]} voxels, but critics of image_sequence.critic_layers = "
             f"{settings.critic_layers}, critic_levels = {settings.critic_levels} and scales = {settings.scales} need "
             f"{settings.smallest_side} a side: use a larger grid, or fewer of these"
         )
+    return ""

@@ -131,7 +131,7 @@ class MaskSequenceSettings(Settings):
         """Return the diffusion process, Eq. 1."""
         ends = [min(beta * 1000 / self.levels, 0.999) for beta in (1e-4, 0.02)] if self.schedule != "cosine" else []
         alpha_bars = make_alpha_bars(make_betas(self.schedule, self.levels, *ends))
-        return DiscreteDiffusion(alpha_bars, "epsilon" if self.prediction == "epsilon" else "v")
+        return DiscreteDiffusion(alpha_bars, "epsilon" if self.prediction == "epsilon" else "v", bound=1.0)
 
 
 class MaskSampling(Settings):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from voxpair.cohorts.preprocess import PreprocessSettings
-from voxpair.core.settings import merge
+from voxpair.core.settings import layered, merge
 from voxpair.generators.medgen3d.generator import MedGen3DSettings
 
 Nested = dict[str, Any]
@@ -35,8 +35,8 @@ SIZES: dict[str, Nested] = {
             "critic_layers": 1,
             "critic_levels": 1,
         },
-        "refiner": {"steps": 2, "diffusion": {**_TINY, "label_width": 4, "loop": _SHORT}},
-        "sampling": {"steps": 2},
+        "refiner": {"diffusion": {**_TINY, "label_width": 4, "loop": _SHORT}},
+        "sampling": {"steps": 2, "refiner": {"steps": 2}},
     },
     "demo": {
         "mask_sequence": {
@@ -51,8 +51,6 @@ SIZES: dict[str, Nested] = {
             "loop": {"updates": 700, "ema": 0.98},
         },
         "refiner": {
-            "steps": 5,
-            "guidance": 1.0,
             "diffusion": {
                 "channels": [24, 48],
                 "attention": [False, False],
@@ -60,7 +58,7 @@ SIZES: dict[str, Nested] = {
                 "loop": {"updates": 400, "batch_size": 4, "ema": 0.98, "warmup": 20},
             },
         },
-        "sampling": {"steps": 10},
+        "sampling": {"steps": 10, "refiner": {"steps": 5, "guidance": 1.0}},
     },
     "hippocampus": {
         "mask_sequence": {
@@ -69,14 +67,13 @@ SIZES: dict[str, Nested] = {
         },
         "image_sequence": {"scales": 1, "critic_levels": 1, "loop": {"updates": 2000}},
         "refiner": {
-            "steps": 5,
-            "guidance": 1.0,
             "diffusion": {
                 "channels": [32, 64],
                 "attention": [False, False],
                 "loop": {"updates": 1200, "batch_size": 4, "ema": 0.99},
             },
         },
+        "sampling": {"refiner": {"steps": 5, "guidance": 1.0}},
     },
     "study": {},
     "large": {},
@@ -95,6 +92,7 @@ RECIPE: Nested = {
         "scales": 1,
         "coarse_fraction": 0.0,
         "temporal_scales": 2,
+        "shortcut": False,
         "flow_gain": 20.0,
         "video_weight": 1.0,
         "feature_weight": 10.0,
@@ -102,8 +100,13 @@ RECIPE: Nested = {
         "warp_weight": 10.0,
         "pixel_weight": 0.0,
     },
-    "refiner": {"trained_to": 1000, "start": 10, "steps": None, "sampler": "ddpm", "fusion": "mean", "guidance": 1.5},
-    "sampling": {"sampler": "ddpm", "steps": 1000, "first_window": "random"},
+    "refiner": {"trained_to": 1000},
+    "sampling": {
+        "sampler": "ddpm",
+        "steps": 1000,
+        "first_window": "random",
+        "refiner": {"start": 10, "steps": None, "sampler": "ddpm", "fusion": "mean", "guidance": 1.5},
+    },
 }
 """The papers' choices at any size."""
 
@@ -152,7 +155,5 @@ def medgen3d_settings(name: str, preprocess: PreprocessSettings) -> MedGen3DSett
         layers = [SIZES[name.removesuffix("-paper")], RECIPE]
     else:
         layers = [SIZES[name]]
-    settings = MedGen3DSettings(preprocess=preprocess)
-    for layer in layers:
-        settings = merge(settings, layer, source=f"preset {name}")
-    return settings
+    nested = layered({"preprocess": preprocess.model_dump()}, *layers)  # at once: the parts are checked together
+    return merge(MedGen3DSettings(), nested, source=f"preset {name}")

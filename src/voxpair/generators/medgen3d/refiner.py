@@ -55,16 +55,12 @@ from voxpair.training.loop import fit
 VolumeNetwork = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_11XYZ, time_1, labels_11XYZ) -> noise_11XYZ
 
 
-class RefinerSettings(Settings):
-    """How the refiner is fitted and used.
+class RefinerWalk(Settings):
+    """How a painted volume is refined by fitted networks.
 
-    The paper: start 10, steps None, sampler "ddpm", trained_to 1000, fusion "mean"; it names no drop and no guidance,
-    those of SDM are 0.2 and 1.5.
+    The paper: start 10, steps None, sampler "ddpm", fusion "mean"; it names no guidance, that of SDM is 1.5.
 
     Attributes:
-        diffusion: noise levels, networks and fit.
-        trained_to: the highest noise level of the fit; what lies above ``start`` is never asked for.
-        drop: p, how often the labels are hidden in the fit.
         start: t_start, the noise level of the painted volume. More replaces more of it: the noise is 2 % of the
             intensity window at level 10, 9 % at 50, 16 % at 100 (levels 1000, "linear"). Into a volume without any, the
             walk brings 40 %, 86 % and 97 % of a texture whose standard deviation is 5 % of the window.
@@ -75,9 +71,6 @@ class RefinerSettings(Settings):
         slices_at_once: how many slices a network sees together, a matter of memory.
     """
 
-    diffusion: SliceDiffusionSettings = SliceDiffusionSettings()
-    trained_to: int = Field(100, ge=1)
-    drop: float = Field(0.2, ge=0, lt=1)
     start: int = Field(50, ge=1)
     steps: int | None = Field(8, ge=1)
     sampler: Walk = "dpm_solver"
@@ -85,16 +78,42 @@ class RefinerSettings(Settings):
     fusion: Literal["in_step", "mean"] = "in_step"
     slices_at_once: int = Field(16, ge=1)
 
+
+class RefinerSettings(Settings):
+    """How the networks of the refiner are fitted.
+
+    The paper: trained_to 1000; it names no drop, that of SDM is 0.2.
+
+    Attributes:
+        diffusion: noise levels, networks and fit.
+        trained_to: the highest noise level of the fit, and of any walk.
+        drop: p, how often the labels are hidden in the fit.
+    """
+
+    diffusion: SliceDiffusionSettings = SliceDiffusionSettings()
+    trained_to: int = Field(100, ge=1)
+    drop: float = Field(0.2, ge=0, lt=1)
+
     @model_validator(mode="after")
     def _check(self) -> RefinerSettings:
-        if not self.start <= self.trained_to <= self.diffusion.levels:
-            raise ValueError(
-                "noise levels must be in the order start <= trained_to <= diffusion.levels, got "
-                f"{self.start}, {self.trained_to}, {self.diffusion.levels}"
-            )
-        if self.guidance > 1 and not self.drop:
-            raise ValueError(f"guidance {self.guidance:g} needs a fit that hid the labels at times: drop above 0")
+        if self.trained_to > self.diffusion.levels:
+            raise ValueError(f"trained_to {self.trained_to} is above the levels of diffusion, {self.diffusion.levels}")
         return self
+
+    def why_not(self, walk: RefinerWalk) -> str:
+        """Return why networks fitted in this way cannot take ``walk``, nothing where they can.
+
+        >>> RefinerSettings(trained_to=100).why_not(RefinerWalk(start=200))
+        'the refiner was fitted up to noise level 100 (refiner.trained_to), its walk would begin at 200'
+        """
+        if walk.start > self.trained_to:
+            return (
+                f"the refiner was fitted up to noise level {self.trained_to} (refiner.trained_to), "
+                f"its walk would begin at {walk.start}"
+            )
+        if walk.guidance > 1 and not self.drop:
+            return f"guidance {walk.guidance:g} of the refiner needs a fit that hid the labels at times: refiner.drop"
+        return ""
 
 
 class Refiner(nn.Module):
@@ -111,8 +130,8 @@ class Refiner(nn.Module):
         self.networks = ViewNetworks(settings.diffusion, classes)
 
     @torch.inference_mode()
-    def refine(self, image: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
-        """Return the refined image; it depends on weights, settings and the arguments alone.
+    def refine(self, image: np.ndarray, classes: np.ndarray, seed: int, walk: RefinerWalk | None = None) -> np.ndarray:
+        """Return the refined image; it depends on weights and arguments alone.
 
         Args:
             image: (X, Y, Z) in [0, 1].
@@ -122,32 +141,36 @@ class Refiner(nn.Module):
             (X, Y, Z) float32 in [0, 1].
 
         Raises:
-            InputError: image and classes do not fit each other or this refiner.
+            InputError: image and classes do not fit each other or this refiner, or the walk does not fit its fit.
             RunError: the fit has diverged.
         """
-        self._check(image, classes)
+        walk = walk or RefinerWalk()
+        self._check(image, classes, walk)
         device = next(self.parameters()).device
         factor = self.settings.diffusion.factor
         painted = torch.from_numpy(padded(np.asarray(image, np.float32), factor)).to(device)[None, None]
         labels = torch.from_numpy(padded(np.asarray(classes, np.int64), factor)).to(device)[None, None]
-        if self.settings.fusion == "in_step":
-            refined = self._walk(self.predict, 2 * painted - 1, labels, derive_seed("refine", seed))
+        clean, at_once = 2 * painted - 1, walk.slices_at_once
+        if walk.fusion == "in_step":
+            network = partial(self.predict, slices_at_once=at_once)
+            refined = self._walk(walk, network, clean, labels, derive_seed("refine", seed))
         else:
-            walks = [
-                self._walk(partial(self.predict_view, view), 2 * painted - 1, labels, derive_seed("refine", seed, view))
-                for view in AXES
-            ]
-            refined = torch.stack(walks).mean(0)
+            networks = {view: partial(self.predict_view, view, slices_at_once=at_once) for view in AXES}
+            walks = (
+                self._walk(walk, network, clean, labels, derive_seed("refine", seed, view))
+                for view, network in networks.items()
+            )
+            refined = torch.stack(list(walks)).mean(0)
         if not torch.isfinite(refined).all():
             raise RunError("the refined volume holds NaN or infinite values: the fit of the refiner has diverged")
         x, y, z = image.shape
         return ((refined + 1) / 2).clamp(0, 1)[0, 0, :x, :y, :z].cpu().numpy()
 
-    def predict(self, noisy: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, time: Tensor, labels: Tensor, slices_at_once: int = 16) -> Tensor:
         """Return the mean of the noise that the three views see in a volume, (1, 1, X, Y, Z)."""
-        return sum(self.predict_view(view, noisy, time, labels) for view in AXES) / len(AXES)
+        return sum(self.predict_view(view, noisy, time, labels, slices_at_once) for view in AXES) / len(AXES)
 
-    def predict_view(self, view: View, noisy: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+    def predict_view(self, view: View, noisy: Tensor, time: Tensor, labels: Tensor, slices_at_once: int = 16) -> Tensor:
         """Return the noise that one view sees in a volume, slice by slice.
 
         Args:
@@ -155,20 +178,21 @@ class Refiner(nn.Module):
             time: (1,) noise level.
         """
         network_time = self.process.network_time(time)
-        parts = (to_slices(volume[0], view).split(self.settings.slices_at_once) for volume in (noisy, labels))
+        parts = (to_slices(volume[0], view).split(slices_at_once) for volume in (noisy, labels))
         outputs = [self.networks(view, part, network_time.expand(len(part)), seen) for part, seen in zip(*parts)]
         return from_slices(torch.cat(outputs), view)[None]
 
-    def _walk(self, network: VolumeNetwork, clean: Tensor, labels: Tensor, seed: int) -> Tensor:
+    def _walk(self, walk: RefinerWalk, network: VolumeNetwork, clean: Tensor, labels: Tensor, seed: int) -> Tensor:
         """Noise a volume to t_start and denoise it with ``network``."""
-        s = self.settings
         random = torch.Generator().manual_seed(seed)
         noise = torch.randn(clean.shape, generator=random).to(clean.device)
-        noisy = self.process.corrupt(clean, noise, torch.tensor([s.start], device=clean.device))
-        guided = guide(network, labels, torch.full_like(labels, HIDDEN), s.guidance)
-        return walk_down(s.sampler, guided, self.process, noisy, levels_down(s.start, s.steps), [random])
+        noisy = self.process.corrupt(clean, noise, torch.tensor([walk.start], device=clean.device))
+        guided = guide(network, labels, torch.full_like(labels, HIDDEN), walk.guidance)
+        return walk_down(walk.sampler, guided, self.process, noisy, levels_down(walk.start, walk.steps), [random])
 
-    def _check(self, image: np.ndarray, classes: np.ndarray) -> None:
+    def _check(self, image: np.ndarray, classes: np.ndarray, walk: RefinerWalk) -> None:
+        if reason := self.settings.why_not(walk):
+            raise InputError(reason)
         if image.ndim != 3 or image.shape != classes.shape:
             raise InputError(
                 f"an image and its labels must be volumes of one shape, got {image.shape} and {classes.shape}"

@@ -1,6 +1,6 @@
 """Diffusion models of slices, one network per view: what the refiner and the DDPM baseline have in common.
 
-Takes batches of real slices; gives networks that predict the noise of a slice, with its labels or without.
+Takes batches of real slices; gives networks that predict the noise, or velocity, of a slice, with its labels or not.
 
     eq.               here
     DDPM, Eq. 4       x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps      (in MedGen3D, section 2.1)
@@ -52,6 +52,8 @@ class SliceDiffusionSettings(Settings):
 
     Attributes:
         levels, schedule, first_beta, last_beta: of the discrete diffusion; the defaults are DDPM's.
+        prediction: what a network gives: the noise, as in the papers, or the velocity. Where slices are drawn from pure
+            noise, a short fit of the noise leaves their brightness to chance.
         channels: width per level; each level after the first halves the slice.
         res_blocks: residual blocks per level.
         attention: which levels have self-attention, besides the middle, which always has it.
@@ -64,6 +66,7 @@ class SliceDiffusionSettings(Settings):
     schedule: BetaSchedule = "linear"
     first_beta: float = Field(1e-4, gt=0, lt=1)
     last_beta: float = Field(0.02, gt=0, lt=1)
+    prediction: Literal["epsilon", "v"] = "epsilon"
     channels: tuple[int, ...] = (32, 64, 96)
     res_blocks: int = Field(1, ge=1)
     attention: tuple[bool, ...] = (False, False, True)
@@ -94,7 +97,7 @@ class SliceDiffusionSettings(Settings):
     def process(self, last: int) -> DiscreteDiffusion:
         """Return the diffusion from clean slices to noise level ``last`` of ``levels``."""
         betas = make_betas(self.schedule, self.levels, self.first_beta, self.last_beta)
-        return DiscreteDiffusion(make_alpha_bars(betas)[: last + 1], "epsilon")
+        return DiscreteDiffusion(make_alpha_bars(betas)[: last + 1], self.prediction, bound=1.0)
 
 
 class ViewNetworks(nn.Module):
@@ -116,7 +119,7 @@ class ViewNetworks(nn.Module):
         self.by_view = nn.ModuleDict({view: _make_network(settings, classes) for view in AXES})
 
     def forward(self, view: View, noisy: Tensor, network_time: Tensor, labels: Tensor) -> Tensor:
-        """Return the predicted noise (B, 1, H, W) float32 of slices of one view.
+        """Return what the process asks for, (B, 1, H, W) float32 of slices of one view.
 
         Args:
             network_time: (B,), as ``process.network_time`` gives it.
