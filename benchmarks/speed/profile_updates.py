@@ -25,7 +25,7 @@ from voxpair.generators.joint_ldm.denoiser import Denoiser
 from voxpair.generators.joint_ldm.reconstruction import AutoencoderTask, make_autoencoder
 from voxpair.networks.backbones import build
 from voxpair.presets import plan
-from voxpair.training.loop import computes_bfloat16
+from voxpair.training.precision import computes_bfloat16
 
 KINDS = {
     "convolution, backward": ("convolution_backward",),

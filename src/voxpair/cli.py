@@ -8,7 +8,6 @@ Nothing that computes is imported before a verb needs it, so that ``--help`` ans
 from __future__ import annotations
 
 import errno
-import logging
 import sys
 import traceback
 
@@ -76,7 +75,6 @@ def main(words: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if words is None else words
     words = [word for word in words if word not in ("-i", "--input")]  # inputs are arguments; the habit does no harm
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         app(words, prog_name="voxpair")
     except VoxpairError as error:

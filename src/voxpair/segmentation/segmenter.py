@@ -44,7 +44,8 @@ from voxpair.core.tensors import sha256
 from voxpair.networks.backbones import BackboneSettings, Patch, build, check_patch, load_encoder, read_encoder
 from voxpair.segmentation.mixing import MixedBatches, MixSettings
 from voxpair.segmentation.pairs import Pairs, check_patients, hold_out_a_tenth
-from voxpair.training.loop import FitResult, LoopSettings, Task, computes_bfloat16, fit
+from voxpair.training.loop import FitResult, LoopSettings, Task, fit
+from voxpair.training.precision import computes_bfloat16
 from voxpair.training.state import load_weights, save_weights
 
 

@@ -29,6 +29,7 @@ from voxpair.core.errors import RunError
 from voxpair.core.interfaces import Batches
 from voxpair.core.run import RunFolder, derive_seed, read_log, write_json, write_text
 from voxpair.core.settings import Settings
+from voxpair.training.precision import make_fabric, mend_convolutions
 from voxpair.training.state import MovingAverage, has_checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -118,7 +119,7 @@ def fit(task: Task, batches: Batches, settings: LoopSettings, run: RunFolder, ti
     """
     # Set up: device, optimisers, average, earlier state.
     fabric = make_fabric(run.device, settings.precision)
-    task.to(fabric.device)
+    mend_convolutions(task.to(fabric.device))
     average = MovingAverage(task, settings.ema) if settings.ema is not None else None
     players = task.players()
     optimizers = {
@@ -185,21 +186,6 @@ def learning_rate(settings: LoopSettings, update: int) -> float:
         return settings.learning_rate
     past = (update - settings.warmup) / max(1, settings.updates - settings.warmup)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * past))
-
-
-def make_fabric(device: str, precision: str) -> Fabric:
-    """Return Lightning Fabric's engine for ``device`` ("cpu", "cuda", "cuda:1", "mps")."""
-    kind, _, index = device.partition(":")
-    if precision == "auto":
-        precision = "bf16-mixed" if computes_bfloat16(kind) else "32-true"
-    return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=precision)
-
-
-def computes_bfloat16(kind: str) -> bool:
-    """True where bfloat16 is faster than float32, not merely accepted."""
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def _step(

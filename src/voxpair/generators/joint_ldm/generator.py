@@ -43,7 +43,7 @@ from voxpair.generators.joint_ldm.denoiser import Denoiser, DiffusionSettings, f
 from voxpair.generators.joint_ldm.facts import Facts, describe
 from voxpair.generators.joint_ldm.latents import LatentBatches, Latents, LatentSettings
 from voxpair.generators.joint_ldm.reconstruction import fit_autoencoder, make_autoencoder
-from voxpair.training.loop import computes_bfloat16
+from voxpair.training.precision import computes_bfloat16
 from voxpair.training.state import load_weights, save_weights
 
 if TYPE_CHECKING:

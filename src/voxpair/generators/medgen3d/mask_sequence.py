@@ -54,7 +54,8 @@ from voxpair.diffusion.process import DiscreteDiffusion
 from voxpair.diffusion.sampler import guide, sample
 from voxpair.diffusion.schedule import BetaSchedule, make_alpha_bars, make_betas
 from voxpair.generators.medgen3d.windows import Window, WindowBatches, plan_windows, relative_position
-from voxpair.training.loop import LoopSettings, Task, computes_bfloat16, fit
+from voxpair.training.loop import LoopSettings, Task, fit
+from voxpair.training.precision import computes_bfloat16
 
 EMBEDDING = 32  # numbers that stand for a time or a place before the network's own layers
 SCALE = 1000  # of network_time; places from 0 to 1 are spread like it, since the sinusoids are made for times

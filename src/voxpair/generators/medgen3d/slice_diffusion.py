@@ -36,7 +36,8 @@ from voxpair.diffusion.process import DiscreteDiffusion
 from voxpair.diffusion.sampler import Network, ddim, ddpm, dpm_solver
 from voxpair.diffusion.schedule import BetaSchedule, make_alpha_bars, make_betas
 from voxpair.generators.medgen3d.views import AXES, View
-from voxpair.training.loop import LoopSettings, Task, computes_bfloat16
+from voxpair.training.loop import LoopSettings, Task
+from voxpair.training.precision import computes_bfloat16
 
 HIDDEN = -1
 """The class index of the null condition."""
