@@ -45,7 +45,7 @@ from voxpair.networks.backbones import BackboneSettings, Patch, build, check_pat
 from voxpair.segmentation.mixing import MixedBatches, MixSettings
 from voxpair.segmentation.pairs import Pairs, check_patients, hold_out_a_tenth
 from voxpair.training.loop import FitResult, LoopSettings, Task, fit
-from voxpair.training.precision import computes_bfloat16
+from voxpair.training.precision import autocast
 from voxpair.training.state import load_weights, save_weights
 
 
@@ -351,11 +351,9 @@ def class_weights(voxels_per_class: np.ndarray, rarity: float) -> Tensor:
 def window_probabilities(network: nn.Module, image: Tensor, settings: SegmenterSettings) -> Tensor:
     """Return class probabilities (K, X, Y, Z), float32, for an image (X, Y, Z) of any size, by sliding windows."""
     device = next(network.parameters()).device
-    precision = settings.loop.precision
-    half = precision == "bf16-mixed" or (precision == "auto" and computes_bfloat16(device.type))
 
     def probabilities(windows: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with autocast(settings.loop.precision, device):
             logits = network(windows)
         return logits.float().softmax(dim=1)
 

@@ -31,6 +31,12 @@ def computes_bfloat16(kind: str) -> bool:
     return kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return a context in which networks compute as in a fit with this ``precision`` on ``device``."""
+    half = precision == "bf16-mixed" or (precision == "auto" and computes_bfloat16(device.type))
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
 class Conv3d(nn.Conv3d):
     """A convolution that computes in float32 where bfloat16 is wrong; see the head of this file."""
 

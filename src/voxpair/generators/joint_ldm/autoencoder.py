@@ -107,7 +107,7 @@ class JointAutoencoder(nn.Module):
     def __init__(self, settings: AutoencoderSettings, code: LabelCode) -> None:
         super().__init__()
         width = settings.stem_channels
-        self.fusion = settings.fusion
+        self.fusion, self.precision = settings.fusion, settings.loop.precision
         self.code = code
         self.image_stem = nn.Conv3d(1, width, 3, padding=1)
         self.label_stem = nn.Conv3d(code.channels, width, 3, padding=1)

@@ -43,7 +43,7 @@ from voxpair.generators.joint_ldm.denoiser import Denoiser, DiffusionSettings, f
 from voxpair.generators.joint_ldm.facts import Facts, describe
 from voxpair.generators.joint_ldm.latents import LatentBatches, Latents, LatentSettings
 from voxpair.generators.joint_ldm.reconstruction import fit_autoencoder, make_autoencoder
-from voxpair.training.precision import computes_bfloat16
+from voxpair.training.precision import autocast
 from voxpair.training.state import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -323,11 +323,9 @@ class JointLDM:
         asked, null = (torch.cat([v, unmoved])[None].to(device) for v in (vector, torch.zeros_like(vector)))
         is_asked = torch.cat([facts.conditions.is_asked(vector), unmoved.bool()]).to(device)
 
-        # As in the fit. Besides, torch's float32 convolution of a single small 3D volume is five times slower.
-        half = s.diffusion.loop.precision != "32-true" and computes_bfloat16(device.type)
-
         def network(x: Tensor, time: Tensor, what: Tensor) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            # As in the fit. Besides, torch's float32 convolution of a single small 3D volume is five times slower.
+            with autocast(s.diffusion.loop.precision, device):
                 return self._denoiser(x, time, what)
 
         noise = torch.randn(1, *s.latent_shape, generator=generator).to(device)

@@ -29,6 +29,7 @@ from voxpair.core.run import RunFolder, atomic_path, derive_seed
 from voxpair.core.settings import Settings
 from voxpair.generators.joint_ldm.autoencoder import AugmentationName, JointAutoencoder
 from voxpair.generators.joint_ldm.reconstruction import AUGMENTATIONS
+from voxpair.training.precision import autocast
 
 
 class LatentSettings(Settings):
@@ -127,10 +128,10 @@ class Latents:
         for copy in range(settings.copies):
             augment = AUGMENTATIONS[settings.augmentation] if copy else None
             batch = stack([draw(case, derive_seed("copy", seed, case.name, copy), augment=augment)])
-            mean, _ = network.encode(
-                batch["image"].to(device), batch["labels"][:, 0].to(device), batch["has_labels"].to(device)
-            )
-            latents.append(mean[0].cpu().numpy())
+            seen = (batch["image"], batch["labels"][:, 0], batch["has_labels"])
+            with autocast(network.precision, device):
+                mean, _ = network.encode(*(tensor.to(device) for tensor in seen))
+            latents.append(mean[0].float().cpu().numpy())
             vectors.append(batch.get("augmentation", torch.zeros(1, settings.vector_length))[0].numpy())
         for file, array in ((self.vector_file(case.name), vectors), (self.latent_file(case.name), latents)):
             with atomic_path(file) as temporary:

@@ -249,10 +249,11 @@ def check_gate(dice: Mapping[str, float | None], settings: AutoencoderSettings) 
         others = ", ".join(f"{name} {value:.3f}" for name, value in lost.items() if name != worst)
         raise RunError(
             f"the autoencoder does not keep {worst}: its reconstruction has Dice {lost[worst]:.3f}, the gate is "
-            f"{settings.gate:g}{f' (also {others})' if others else ''}. No diffusion model was fitted on it. Give it "
-            f"more updates (autoencoder.loop.updates, now {settings.loop.updates}), more latent channels "
-            f"(autoencoder.latent_channels, now {settings.latent_channels}), or fewer levels (autoencoder.channels: "
-            f"the latent is {settings.downsampling}x smaller per axis now)."
+            f"{settings.gate:g}{f' (also {others})' if others else ''}. No diffusion model was fitted on it. Fit "
+            f"again, with --overwrite and more updates (autoencoder.loop.updates, now {settings.loop.updates}), more "
+            f"latent channels (autoencoder.latent_channels, now {settings.latent_channels}), or fewer levels "
+            f"(autoencoder.channels: the latent is {settings.downsampling}x smaller per axis now); 'run' and 'demo' "
+            "want 'generator.' before these names."
         )
 
 

@@ -55,7 +55,7 @@ from voxpair.diffusion.sampler import guide, sample
 from voxpair.diffusion.schedule import BetaSchedule, make_alpha_bars, make_betas
 from voxpair.generators.medgen3d.windows import Window, WindowBatches, plan_windows, relative_position
 from voxpair.training.loop import LoopSettings, Task, fit
-from voxpair.training.precision import computes_bfloat16
+from voxpair.training.precision import autocast
 
 EMBEDDING = 32  # numbers that stand for a time or a place before the network's own layers
 SCALE = 1000  # of network_time; places from 0 to 1 are spread like it, since the sinusoids are made for times
@@ -273,12 +273,11 @@ class MaskSequence(nn.Module):
         given = self.per_channel(indicators) > 0
         clean = self.encode(slices[None])
         noise = torch.randn(clean.shape, generator=random).to(device)
-        half = self.settings.loop.precision != "32-true" and computes_bfloat16(device.type)
 
         def network(x: Tensor, time: Tensor, shown: Tensor) -> Tensor:
             # Known slices are clean where their indicators are up, and as noisy as the others where these are down.
             held = torch.where(self.per_channel(shown) > 0, clean, process.corrupt(clean, noise, time))
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            with autocast(self.settings.loop.precision, device):
                 return self(torch.where(given, held, x), process.network_time(time), shown, position)
 
         guided = guide(network, indicators, torch.zeros_like(indicators), sampling.guidance)  # Eq. 2

@@ -37,7 +37,7 @@ from voxpair.diffusion.sampler import Network, ddim, ddpm, dpm_solver
 from voxpair.diffusion.schedule import BetaSchedule, make_alpha_bars, make_betas
 from voxpair.generators.medgen3d.views import AXES, View
 from voxpair.training.loop import LoopSettings, Task
-from voxpair.training.precision import computes_bfloat16
+from voxpair.training.precision import autocast
 
 HIDDEN = -1
 """The class index of the null condition."""
@@ -116,7 +116,7 @@ class ViewNetworks(nn.Module):
     def __init__(self, settings: SliceDiffusionSettings, classes: int) -> None:
         super().__init__()
         self.classes = classes
-        self.half = settings.loop.precision != "32-true"
+        self.precision = settings.loop.precision
         self.by_view = nn.ModuleDict({view: _make_network(settings, classes) for view in AXES})
 
     def forward(self, view: View, noisy: Tensor, network_time: Tensor, labels: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class ViewNetworks(nn.Module):
             labels: (B, 1, H, W) class indices, or HIDDEN.
         """
         condition = (self._one_hot(labels),) if self.classes else ()
-        with torch.autocast(noisy.device.type, torch.bfloat16, self.half and computes_bfloat16(noisy.device.type)):
+        with autocast(self.precision, noisy.device):
             return self.by_view[view](noisy, network_time.float(), *condition).float()
 
     def _one_hot(self, labels: Tensor) -> Tensor:
