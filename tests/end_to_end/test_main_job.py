@@ -14,6 +14,7 @@ import pytest
 from voxpair.cli import main
 from voxpair.cohorts.cohort import Cohort, CohortWriter
 from voxpair.core.run import read_json
+from voxpair.evaluation.selection.selector import Judgement
 from voxpair.generators.joint_ldm.generator import JointLDM
 from voxpair.segmentation.segmenter import dice
 
@@ -134,6 +135,29 @@ def test_selection_ends_clearly_when_it_is_hopeless(demo, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["sample", str(demo / "generator"), "-o", str(tmp_path / "t"), "--rules", "volume"])
     assert end.value.code == 2 and "give --select too" in capsys.readouterr().err
+
+
+def test_what_a_hopeless_selection_has_accepted_is_a_cohort_that_can_grow(demo, tmp_path, monkeypatch, capsys):
+    def judges_by_chance(*_):
+        verdicts = iter([True, *[False] * 4])
+        return lambda case: Judgement(*((), ()) if next(verdicts) else (("odd",), ("volume",)), {})
+
+    monkeypatch.setattr("voxpair.stages.selection._judge", judges_by_chance)
+    words = ["sample", str(demo / "generator"), "-o", str(tmp_path / "s"), "--select", "--rules", "volume"]
+    words += ["--real", str(demo / "cohort")]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "-n", "6", "--attempts", "4"])
+    assert end.value.code == 2 and "raise --attempts, or lower -n" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(SystemExit) as end:
+        main([*words, "-n", "3", "--attempts", "4"])
+    assert end.value.code == 1 and "1 of 4 synthetic cases were accepted" in capsys.readouterr().err
+    kept = Cohort.open(tmp_path / "s")
+    assert kept.names == ("synthetic_00000",) and kept.manifest["selection"]["drawn"] == 4
+    assert kept.manifest["training_patients"] == list(Cohort.open(demo / "cohort").split("train").patients)
+    with pytest.raises(SystemExit) as end:
+        main([*words, "-n", "1", "--attempts", "4"])
+    assert end.value.code == 0 and "already done" in capsys.readouterr().err
 
 
 def test_scans_come_back_from_the_autoencoder_as_a_cohort_that_may_not_teach_on_the_quiet(demo, tmp_path, capsys):

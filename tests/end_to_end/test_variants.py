@@ -70,6 +70,8 @@ def test_images_without_labels_teach_the_generator_and_pseudo_labels_replace_the
     assert (
         read_json(plain / "model/generator.json")["digest"] != read_json(with_labels / "model/generator.json")["digest"]
     )
+    pair = stages.sample(with_labels, tmp_path / "pair", 1, SESSION)
+    assert set(pair.manifest["training_patients"]) == set(half_labelled.split("train").patients)
     with pytest.raises(InputError, match="has labels already"):
         stages.fit(half_labelled.labelled(), tmp_path / "no", settings.generator, SESSION, pseudo_labels=segmenter)
 
@@ -104,6 +106,29 @@ def test_a_generator_that_has_seen_the_validation_patients_is_refused(half_label
     )
     with pytest.raises(InputError, match="share 8 patients"):
         stages.segment_fit([turned(half_labelled), synthetic], tmp_path / "leaky", settings.segmentation, SESSION)
+
+
+def test_a_teacher_that_has_seen_the_validation_patients_is_refused_and_others_are_named(half_labelled, tmp_path):
+    settings, swapped = plan("unit"), turned(half_labelled)
+    teacher = stages.segment_fit([swapped], tmp_path / "teacher", settings.segmentation, SESSION)
+    with pytest.raises(InputError, match=rf"{tmp_path}/teacher and .* share 2 patients"):
+        stages.fit(half_labelled, tmp_path / "leaky", settings.generator, SESSION, pseudo_labels=teacher)
+    assert not (tmp_path / "leaky").exists()
+
+    train_alone = replace(half_labelled, records=half_labelled.split("train").records)
+    pupil = stages.fit(train_alone, tmp_path / "pupil", settings.generator, SESSION, pseudo_labels=teacher)
+    pairs = stages.sample(pupil, tmp_path / "pairs", 1, SESSION)
+    assert set(pairs.manifest["training_patients"]) == set(half_labelled.patients)  # its own, and the teacher's
+    with pytest.raises(InputError, match="share 2 patients"):
+        stages.segment_fit([half_labelled, pairs], tmp_path / "learner", settings.segmentation, SESSION)
+
+
+def test_a_segmenter_whose_validation_cases_were_others_is_not_taken_for_done(half_labelled, tmp_path):
+    settings = plan("unit").segmentation
+    stages.segment_fit([half_labelled], tmp_path / "segmenter", settings, SESSION)
+    records = tuple(replace(r, split="test") if r.split == "val" else r for r in half_labelled.records)
+    with pytest.raises(InputError, match=r"made differently \(inputs.validation was"):
+        stages.segment_fit([replace(half_labelled, records=records)], tmp_path / "segmenter", settings, SESSION)
 
 
 def test_pairs_are_drawn_as_asked_and_fewer_than_there_are_is_a_view(half_labelled, tmp_path):

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from voxpair.cohorts.cohort import Cohort, CohortWriter
-from voxpair.core.errors import InputError
+from voxpair.core.errors import InputError, RunError
+from voxpair.core.interfaces import PairGenerator
 from voxpair.core.run import RunFolder, read_json, versions
 from voxpair.core.settings import Settings, override
 from voxpair.stages.claims import Session, already_done, claim, finish, finished, opened, resolve_device, stage_facts
 from voxpair.stages.cohorts import add_changed
-from voxpair.stages.segmentation import segment_predict
+from voxpair.stages.segmentation import check_unseen_by, patients_behind, segment_predict, weights_of
 from voxpair.stages.selection import Selection, add_accepted
 
 
@@ -33,12 +34,20 @@ def fit(
     Args:
         steps: parts of the fit, such as ``["autoencoder"]``; all by default.
         pseudo_labels: run folder of a segmenter; it labels the training cases that have no labels.
+
+    Raises:
+        InputError: the cohort is not split; the segmenter behind the pseudo-labels has seen validation or test
+            patients.
     """
     from voxpair.generators import generator_class
 
     cohort = opened(cohort)
     training = cohort.split("train")  # an unsplit cohort is refused before anything is claimed
-    inputs = {"cohort": cohort.digest(), "generator": generator, "pseudo_labels": str(pseudo_labels or "")}
+    inputs = {"cohort": cohort.digest(), "generator": generator, "pseudo_labels": ""}
+    teachers: frozenset[str] = frozenset()
+    if pseudo_labels is not None:
+        teachers, inputs["pseudo_labels"] = patients_behind(pseudo_labels), weights_of(pseudo_labels)
+        check_unseen_by(cohort, {str(pseudo_labels): teachers})
     with claim(output, "generator", settings, session, inputs) as run:
         if not already_done(run.path, session):
             if bare := len(training.unlabelled()):
@@ -52,7 +61,7 @@ def fit(
             model.fit(cohort, run, steps=steps)
             if steps is None or model.steps[-1] in steps:
                 model.save(run.path / "model")
-                finish(run.path, cohort=str(cohort.folder.resolve()))
+                finish(run.path, cohort=str(cohort.folder.resolve()), teachers_patients=sorted(teachers))
         return run.path
 
 
@@ -89,6 +98,8 @@ def sample(
         inputs["selection"] = selection.describe()
     draw = partial(model.sample, seed=session.seed, condition=condition)
     draw(count)  # an unknown condition is refused before anything is claimed
+    if selection is not None and selection.attempts is not None and selection.attempts < count:
+        raise InputError(f"{count} pairs cannot be found in {selection.attempts} draws: raise --attempts, or lower -n")
     with claim(output, "sample", None, session, inputs) as claimed:
         folder = claimed.path
         if finished(folder):
@@ -99,22 +110,26 @@ def sample(
         else:
             writer = CohortWriter(folder, model.label_table, model.modality)
         session.progress.start("synthetic pairs", count, len(writer))
-        if selection is None:
-            for case in draw(count, first=len(writer)):
-                writer.add(case)
-                session.progress.advance()
-        else:
-            add_accepted(writer, lambda index: next(draw(index + 1, first=index)), count, selection, session)
         manifest = {
             "generator": facts["inputs"]["generator"],
             "weights_sha256": model.digest,
             "seed": session.seed,
             "condition": dict(condition or {}),
             "sampling": how,
-            "training_patients": model.training_patients,
+            "training_patients": _patients(run, model),
             "versions": versions(),
         }
-        if selection is not None:
+        if selection is None:
+            for case in draw(count, first=len(writer)):
+                writer.add(case)
+                session.progress.advance()
+        else:
+            try:
+                add_accepted(writer, lambda index: next(draw(index + 1, first=index)), count, selection, session)
+            except RunError:
+                if len(writer):  # what was accepted is a cohort all the same
+                    writer.finish(manifest=manifest | {"selection": read_json(folder / "selection.json")})
+                raise
             manifest["selection"] = read_json(folder / "selection.json")
         return _first(writer.finish(manifest=manifest), count, session)
 
@@ -145,10 +160,16 @@ def reconstruct(
             return Cohort.open(claimed.path)
         writer = CohortWriter(claimed.path, model.label_table, model.modality)
         add_changed(writer, cohort, model.reconstruct, "reconstructions", session)
-        patients = sorted({*model.training_patients, *cohort.patients})
+        patients = sorted({*_patients(run, model), *cohort.patients})
         return writer.finish(
             manifest={"generator": name, "weights_sha256": model.digest, "training_patients": patients}
         )
+
+
+def _patients(run: Path, model: PairGenerator) -> list[str]:
+    """Return the patients whom the generator in a run folder has seen, itself or through pseudo-labels."""
+    teachers = read_json(run / "done.json").get("teachers_patients", [])
+    return sorted({*model.training_patients, *teachers})
 
 
 def _first(cohort: Cohort, count: int, session: Session) -> Cohort:

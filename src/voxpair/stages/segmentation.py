@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,17 +62,16 @@ def segment_fit(
         raise InputError(f"expected one real cohort and any number of synthetic ones, got {len(real)} real")
     train = real[0].split("train").labelled()
     validation = real[0].split("val").labelled() if "val" in real[0].split_counts else None
-    inputs = {"cohorts": [cohort.digest() for cohort in (train, *made)], "encoder": ""}
+    judges = validation.digest() if validation else ""
+    inputs = {"cohorts": [cohort.digest() for cohort in (train, *made)], "validation": judges, "encoder": ""}
     seen = {str(cohort.folder): splits.patients_behind(cohort) for cohort in (train, *made)}
     if encoder is not None:
         facts = read_json(encoder / "encoder.json")
         inputs["encoder"], seen[str(encoder)] = facts["weights_sha256"], frozenset(facts["patients"])
     if start is not None:
         seen[str(start)] = patients_behind(start)
-        inputs["start"] = read_json(start / "model/segmenter.json")["weights_sha256"]
-    for name in {"val", "test"} & set(real[0].split_counts):
-        for by, patients in seen.items():
-            splits.check_unseen(patients, by, real[0].split(name), "Let it learn from the training patients only")
+        inputs["start"] = weights_of(start)
+    check_unseen_by(real[0], seen)
     with claim(output, "segmenter", settings, session, inputs) as run:
         if not already_done(run.path, session):
             model = Segmenter(settings, train.label_table, train.modality)
@@ -87,6 +86,19 @@ def segment_fit(
             model.save(run.path / "model")
             finish(run.path, patients=sorted(frozenset().union(*seen.values())))
         return run.path
+
+
+def check_unseen_by(cohort: Cohort, seen: Mapping[str, Collection[str]]) -> None:
+    """Raise InputError if a validation or test patient of ``cohort`` is among those ``seen`` by anybody named."""
+    for name in {"val", "test"} & set(cohort.split_counts):
+        for by, patients in seen.items():
+            splits.check_unseen(patients, by, cohort.split(name), "Let it learn from the training patients only")
+
+
+def weights_of(segmenter: Path) -> str:
+    """Return the SHA-256 of the weights of the finished segmenter in a run folder."""
+    stage_facts(segmenter, "segmenter")
+    return read_json(segmenter / "model/segmenter.json")["weights_sha256"]
 
 
 def patients_behind(segmenter: Path) -> frozenset[str]:

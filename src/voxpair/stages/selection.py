@@ -2,7 +2,7 @@
 
 OUT/judgements.jsonl    a line per draw: what was measured, and the reasons against it; a quest resumes from it
 OUT/selection.json      drawn, accepted, rate, rejections by rule, the rejected with their reasons
-OUT/rejected.npz        a few rejected pairs, for pictures
+OUT/rejected.npz        the first rejected pairs, a few, for pictures
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ def add_accepted(
     path = writer.folder / "judgements.jsonl"
     judgements = [Judgement(**record) for record in read_log(path)] if path.exists() else []
     write_text(path, "".join(json.dumps(asdict(judgement)) + "\n" for judgement in judgements))  # whole lines only
+    pictured = any(not judgement.accepted for judgement in judgements)  # by an earlier call
     rejected: list[Case] = []
     try:
         quest = draw_until(draw, judge, count, attempts_limit=selection.attempts, earlier=judgements)
@@ -111,7 +112,7 @@ def add_accepted(
             judgements.append(judgement)
             if judgement.accepted:
                 session.progress.advance()
-            elif len(rejected) < PICTURES:
+            elif not pictured and len(rejected) < PICTURES:
                 rejected.append(replace(case, name=f"draw_{index}"))
     finally:
         write_json(writer.folder / "selection.json", summary(judgements))

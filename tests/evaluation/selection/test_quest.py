@@ -78,7 +78,7 @@ def test_it_is_patient_for_twenty_draws_and_keeps_to_the_limit():
 
 @pytest.mark.parametrize(("wanted", "limit"), [(0, None), (5, 4)])
 def test_a_senseless_wish_is_refused(wanted, limit):
-    with pytest.raises(InputError, match="expected wanted of at least 1"):
+    with pytest.raises(InputError, match="at least one accepted case must be wanted"):
         list(walk([True], wanted, attempts_limit=limit))
 
 

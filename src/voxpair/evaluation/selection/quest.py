@@ -47,7 +47,9 @@ def draw_until(
     """
     limit = 10 * wanted if attempts_limit is None else attempts_limit
     if wanted < 1 or limit < wanted:
-        raise InputError(f"expected wanted of at least 1 and a limit of at least wanted, got {wanted} and {limit}")
+        raise InputError(
+            f"at least one accepted case must be wanted and as many draws allowed, got {wanted} and {limit}"
+        )
     judgements = list(earlier)
     while sum(judgement.accepted for judgement in judgements) < wanted:
         _check_hope(judgements, wanted, limit)
