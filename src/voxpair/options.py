@@ -25,7 +25,7 @@ Overwrite = Annotated[
         help="Replace what an earlier command left there; run, demo and study keep the steps that are the same.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors, no progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an unexpected error's cause.")]
 PresetName = Annotated[str, typer.Option("--preset", "-p", help="A whole set of settings; 'voxpair info' lists them.")]
 GeneratorName = Annotated[str, typer.Option("--generator", help="Which generator; 'voxpair info' lists them.")]

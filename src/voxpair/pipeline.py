@@ -127,8 +127,8 @@ def _refuse_errors(cohort: Cohort, session: Session) -> None:
     if errors:
         first = errors[0]
         raise InputError(
-            f"{len(errors)} errors in {cohort.folder}; the first: {first.case}: {first.what} "
-            f"'voxpair check {cohort.folder} --fix MENDED' mends what is safe"
+            f"{len(errors)} error{'s' if len(errors) > 1 else ''} in {cohort.folder}; the first: {first.as_text()} "
+            f"'voxpair check {cohort.folder} --fix MENDED' mends what is safe; then run on MENDED"
         )
     warnings = sum(finding.severity == "warning" for finding in findings)
     if warnings:

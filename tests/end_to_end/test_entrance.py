@@ -209,7 +209,8 @@ def test_the_printed_next_command_runs(tmp_path, voxpair):
     assert next_words(said, tmp_path)[-2:] == real_test
     said = voxpair(*next_words(said, tmp_path), *quick)
     said = voxpair(*next_words(said, tmp_path))
-    assert "training cases" not in said and "next:" not in said and (tmp_path / "evaluation/masks.json").exists()
+    assert "training cases" not in said and (tmp_path / "evaluation/masks.json").exists()
+    assert next_words(said, tmp_path)[:2] == ["study", str(real)]
 
     voxpair("segment", "predict", tmp_path / "segmenter", real, "-o", tmp_path / "all", *quick)
     (tmp_path / "summary.json").write_text("{}")

@@ -50,6 +50,9 @@ class Finding:
     advice: str
     fixable: bool = False
 
+    def as_text(self) -> str:
+        return f"{self.case}: {self.what.rstrip('.')}. {self.advice}"
+
 
 @dataclass(frozen=True)
 class _Facts:

@@ -92,12 +92,11 @@ def check(
     with session_of("cpu", 0, overwrite, quiet) as session:
         findings = stages.check(cohort, session, fix=fix, output=output)
     for finding in findings:
-        typer.echo(f"{finding.severity:8}{finding.case}: {finding.what} {finding.advice}")
+        typer.echo(f"{finding.severity:8}{finding.as_text()}")
     errors = sum(f.severity == "error" for f in findings)
     if errors and fix is None:
-        raise InputError(
-            f"{cohort} has {errors} errors; 'voxpair check {quoted(cohort)} --fix MENDED' mends what is safe"
-        )
+        mend = f"voxpair check {quoted(cohort)} --fix MENDED"
+        raise InputError(f"{cohort} has {errors} error{'s' if errors > 1 else ''}; '{mend}' mends what is safe")
     checked = fix or cohort
     if set(stages.opened(checked).split_counts) == {""}:
         say_next(f"voxpair split {quoted(checked)} --train 0.8 --val 0.2")

@@ -48,7 +48,7 @@ def masks(
     with session_of("cpu", 0, overwrite, quiet) as session:
         summary = stages.evaluate_masks(predictions, reference, output, session, tolerance_mm=tolerance_mm)
     typer.echo(summary.as_text())
-    _say_report(output)
+    _say_report(output, f"voxpair study {quoted(reference)} -o STUDY")
 
 
 def pairs(
@@ -111,9 +111,9 @@ def audit(
         return show(settings)
     with session_of(device, seed, overwrite, quiet) as session:
         found = stages.audit(synthetic, training, output, session, reference=reference, settings=settings)
-    found.check()
     typer.echo(found.as_text())
-    _say_report(output)
+    found.check()
+    _say_report(output, f"voxpair pretrain {quoted(synthetic)} {quoted(training)} -o ENCODER")
 
 
 def report(
@@ -138,8 +138,9 @@ def info(
     typer.echo(json.dumps(describe(), indent=2) if as_json else as_text(describe()))
 
 
-def _say_report(output: Path) -> None:
-    """Name the command that shows ``output``, where it lies in the folder of a run."""
+def _say_report(output: Path, otherwise: str) -> None:
+    """Name the command that shows ``output`` where it lies in the folder of a run, else the one that goes on."""
     for folder in output.parents[:2]:  # RUN/audit, RUN/evaluation/PROTOCOL
         if (folder / "summary.json").exists() or (folder / "study.json").exists():
             return say_next(f"voxpair report {quoted(folder)}")
+    return say_next(otherwise)

@@ -85,7 +85,7 @@ def _claimed(
         differences = _differences(found, wanted, "")
         if differences and not session.overwrite:
             raise InputError(
-                f"{folder} holds a {found.get('voxpair', 'stage')} made differently ({'; '.join(differences[:3])}). "
+                f"{folder} holds {a(found.get('voxpair', 'stage'))} made differently ({'; '.join(differences[:3])}). "
                 "Choose another folder, or pass --overwrite to replace it."
             )
         if differences or (session.overwrite and not session.nested and finished(folder)):
@@ -93,17 +93,32 @@ def _claimed(
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif folder.is_dir() and _own(folder):
         raise InputError(f"{folder} is not empty and was not made by voxpair; choose another folder")
+    if not finished(folder):
+        _check_space(folder)
     make_folder(folder)
-    free = shutil.disk_usage(folder).free
-    if free < BYTES_TO_START:
-        raise RunError(
-            f"the disk of {folder} has {free / 1e6:.0f} MB left; at least {BYTES_TO_START / 1e6:.0f} are needed"
-        )
     if not marker.exists():
         write_json(marker, wanted)
         if settings:
             write_text(folder / "settings.yaml", yaml.safe_dump(wanted["settings"], sort_keys=False))
     return RunFolder(folder, session.seed, device, session.progress, session.cache)
+
+
+def a(noun: str) -> str:
+    """Return a noun with its article.
+
+    >>> a("import"), a("generator")
+    ('an import', 'a generator')
+    """
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _check_space(folder: Path) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < BYTES_TO_START:
+        raise RunError(
+            f"the disk of {folder} has {free / 1e6:.0f} MB left; at least {BYTES_TO_START / 1e6:.0f} are needed"
+        )
 
 
 def _own(folder: Path) -> list[Path]:
@@ -117,7 +132,7 @@ def stage_facts(folder: Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{folder} is no run folder of voxpair: it has no stage.json")
     facts = read_json(folder / "stage.json")
     if facts["voxpair"] != kind:
-        raise InputError(f"{folder} holds a {facts['voxpair']}; expected a {kind}")
+        raise InputError(f"{folder} holds {a(facts['voxpair'])}; expected {a(kind)}")
     if not finished(folder):
         raise InputError(f"the {kind} in {folder} is not finished; run the command that makes it again to go on")
     return facts

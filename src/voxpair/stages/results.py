@@ -38,6 +38,11 @@ def evaluate_masks(
     wanted = {record.split for record in predicted.records}
     if None not in wanted:
         reference = replace(reference, records=tuple(r for r in reference.records if r.split in wanted))
+    if not set(predicted.names) & set(reference.names):
+        raise InputError(
+            f"{predicted.folder} ({', '.join(predicted.names[:3])} …) and the labelled cases of {reference.folder} "
+            f"({', '.join(reference.names[:3])} …) have no case in common: predictions are matched by name"
+        )
     taught = sum(record.split == "train" for record in reference.records)
     if taught:
         session.progress.say(

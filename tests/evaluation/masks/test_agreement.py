@@ -105,8 +105,9 @@ def test_swapping_the_masks_changes_only_the_sign_of_the_volume_error():
     [
         ((4, 4, 5), (1, 1, 1), 1, r"alike, got shapes \(4, 4, 5\) and \(4, 4, 4\)"),
         ((4, 4, 4), (1, 0, 1), 1, "three positive numbers"),
-        ((4, 4, 4), (1, 1, 1), -1, "tolerance_mm must be 0 or more, got -1"),
-        ((4, 4, 4), (1, 1, 1), math.nan, "tolerance_mm must be 0 or more"),
+        ((4, 4, 4), (1, 1, 1), -1, "tolerance_mm must be a number of millimetres, 0 or more, got -1"),
+        ((4, 4, 4), (1, 1, 1), math.nan, "0 or more, got nan"),
+        ((4, 4, 4), (1, 1, 1), math.inf, "0 or more, got inf"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(shape, spacing, tolerance, message):

@@ -29,6 +29,7 @@ Shapes: X Y Z volume axes.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -102,8 +103,8 @@ def agreement(
         raise InputError(f"masks must be 3D and alike, got shapes {predicted.shape} and {reference.shape}")
     if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise InputError(f"spacing_mm must be three positive numbers, got {spacing_mm}")
-    if not tolerance_mm >= 0:
-        raise InputError(f"tolerance_mm must be 0 or more, got {tolerance_mm}")
+    if not 0 <= tolerance_mm < math.inf:
+        raise InputError(f"tolerance_mm must be a number of millimetres, 0 or more, got {tolerance_mm}")
 
     predicted_size, reference_size = int(predicted.sum()), int(reference.sum())
     volume_error_ml = (predicted_size - reference_size) * float(spacing.prod()) / 1000
