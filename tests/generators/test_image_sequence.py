@@ -1,5 +1,7 @@
 """The image sequence: the blend, who sees what, what each loss is zero for, and that a fit learns and resumes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from voxpair.core.labels import LabelTable
 from voxpair.core.run import RunFolder, Silent, read_log
 from voxpair.generators.medgen3d import perceptual
 from voxpair.generators.medgen3d.critics import adversarial_loss, clips, critic_loss, feature_matching_loss
+from voxpair.generators.medgen3d.flow import optical_flow
 from voxpair.generators.medgen3d.image_sequence import (
     ClipBatches,
     ImageSequenceSettings,
@@ -22,7 +25,7 @@ from voxpair.generators.medgen3d.image_sequence import (
     make_image_sequence,
     too_small,
 )
-from voxpair.generators.medgen3d.painting import PaintingTask
+from voxpair.generators.medgen3d.painting import LABEL_SHARE, PaintingTask
 from voxpair.generators.medgen3d.perceptual import perceptual_loss, vgg_features
 from voxpair.generators.medgen3d.slice_painter import OUTSIDE, SlicePainter, Stroke, one_hot
 from voxpair.training.loop import LoopSettings
@@ -196,6 +199,46 @@ def test_every_loss_of_the_painter_is_zero_for_the_real_slices_and_flows(prepare
     monkeypatch.setattr(task, "paint", lambda *_: (still, torch.ones(real.shape[:2])))
     worse = task(batch, "model")
     assert worse["flow"] > 0.05 and worse["warp"] > losses["warp"]
+
+
+def test_video_critics_are_given_the_flow_between_the_slices_that_they_see(prepared, monkeypatch):
+    chosen = settings(clip=7, temporal_scales=2)
+    task = a_task(chosen)
+    clip = task.real_clip(a_batch(prepared, chosen), 0)
+    strokes, _ = task.paint(clip, 0)
+    seen = {}
+
+    def record(images, flows, stride):
+        seen.setdefault(stride, []).append((images, flows))
+        return judgement(0.0)
+
+    monkeypatch.setattr(task.critics, "judge_clips", record)
+    task._judgements(clip, strokes)
+    labels = LABEL_SHARE * clip.labels[:, chosen.past :]
+    for stride, ((real, flows), (painted, same_flows)) in seen.items():
+        assert torch.equal(real, clip.images[:, chosen.past :]) and torch.equal(painted, strokes.image[:, :, 0])
+        assert flows is same_flows and flows.shape[1] == real.shape[1] - stride
+        slices = torch.cat([real.unsqueeze(2), labels], 2)
+        for t in range(flows.shape[1]):  # from slice t + stride back to slice t
+            assert torch.allclose(flows[:, t], optical_flow(slices[:, t + stride], slices[:, t]), atol=1e-5)
+    assert set(seen) == {1, 3}
+
+
+def test_where_the_reference_flow_explains_nothing_the_painter_need_not_follow_it(prepared):
+    chosen = settings()
+    task = a_task(chosen)
+    clip = task.real_clip(a_batch(prepared, chosen), 0)
+    clip.images[:, chosen.past :, :8] = (
+        1 - torch.arange(3).reshape(1, 3, 1, 1) % 2
+    )  # half of each slice is new every time
+    strokes, followed = task.paint(clip, 0)
+    followed = torch.ones_like(followed)
+    wrong = clip.flows[1].clone()
+    wrong[..., :4, :] += 5  # well inside that half, whose edge is smoothed
+    losses = {}
+    for name, flow in (("right", clip.flows[1]), ("wrong where nothing is known", wrong), ("wrong", clip.flows[1] + 5)):
+        losses[name] = float(task._moved(clip, replace(strokes, flow=flow), followed)["flow"])
+    assert losses["right"] == losses["wrong where nothing is known"] == 0 and losses["wrong"] > 1
 
 
 def test_a_slice_that_follows_noise_has_no_flow_to_learn(prepared):

@@ -136,6 +136,42 @@ def test_the_cross_entropy_is_that_of_the_unknown_slices():
         assert float(MaskSequenceTask(model)(batch, "model")["loss"]) == pytest.approx(cost, abs=1e-5)
 
 
+def test_place_time_and_every_indicator_reach_the_network():
+    torch.manual_seed(0)
+    model = MaskSequence(settings(), TABLE.classes).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)  # its last layers begin at nought
+    codes, time, place = torch.randn(1, 18, 8, 8), torch.tensor([500.0]), torch.tensor([[0.25, 0.5]])
+    known = torch.tensor([[1.0, 0, 0, 0, 0, 0]])
+
+    def differs(time=time, known=known, place=place):
+        with torch.no_grad():
+            return float((model.output(codes, time, known, place) - model.output(codes, *usual)).abs().max()) > 1e-3
+
+    usual = (time, known, place)
+    assert not differs()
+    assert differs(time=time + 100)
+    assert differs(place=place + torch.tensor([0.1, 0.0])) and differs(place=place + torch.tensor([0.0, 0.1]))
+    assert all(differs(known=(known - torch.eye(6)[i]).abs()[0][None]) for i in range(6))
+
+
+def test_fitted_on_volumes_whose_lower_half_is_one_class_it_knows_from_its_place_which(tmp_path):
+    """Shown pure noise and a place, the network says what lies there; the same noise elsewhere is the other class."""
+    halves = np.ones((8, 8, 16), np.uint8)
+    halves[..., 8:] = 2
+    loop = LoopSettings(updates=60, batch_size=16, learning_rate=1e-2, precision="32-true", ema=0.5)
+    model = fit_mask_sequence(
+        Cases([SimpleNamespace(name="case", labels=halves)]), settings(loop=loop), RunFolder(tmp_path)
+    )
+    noise, nothing, time = torch.randn(1, 18, 8, 8), torch.zeros(1, 6), torch.tensor([999.0])
+    right = []
+    for z in range(11):
+        with torch.no_grad():
+            said = model.decode(model.output(noise, time, nothing, relative_position(z, 16, 6)[None]))[0]
+        right.append((said == torch.from_numpy(halves[0, 0, z : z + 6])[:, None, None]).float().mean())
+    assert min(right[0], right[-1]) > 0.95 and np.mean(right) > 0.85
+
+
 def window_of(truth):
     slices = torch.from_numpy(np.moveaxis(truth, 2, 0))[None]
     known = torch.tensor([[True, True, False, False, False, False]])
