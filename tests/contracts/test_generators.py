@@ -218,14 +218,14 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(fitted, name, 
     assert again.digest == fitted.digest
 
 
-def test_steps_can_be_fitted_one_by_one_and_in_order_only(fitted, name, cohort, tmp_path):
+def test_steps_can_be_fitted_one_by_one_in_the_order_that_they_need(fitted, name, cohort, tmp_path):
     model = generator_class(name)(TINY[name], cohort.label_table, cohort.modality)
     with pytest.raises(InputError, match="no step 'dessert'"):
         model.fit(cohort, RunFolder(tmp_path, seed=1), steps=["dessert"])
-    if len(model.steps) > 1:
+    if name == "joint_ldm":
         with pytest.raises(InputError, match="first"):
             model.fit(cohort, RunFolder(tmp_path, seed=1), steps=model.steps[-1:])
-    for step in model.steps:
+    for step in model.steps if name == "joint_ldm" else reversed(model.steps):
         with pytest.raises(InputError, match="not fitted"):
             model.sample(1, seed=0)
         model.fit(cohort, RunFolder(tmp_path, seed=1), steps=[step])

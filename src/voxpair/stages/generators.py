@@ -59,7 +59,7 @@ def fit(
                 cohort = _with_pseudo_labels(cohort, pseudo_labels, run, session)
             model = generator_class(generator)(settings, cohort.label_table, cohort.modality)
             model.fit(cohort, run, steps=steps)
-            if steps is None or model.steps[-1] in steps:
+            if model.digest:  # all its steps are finished
                 model.save(run.path / "model")
                 finish(run.path, cohort=str(cohort.folder.resolve()), teachers_patients=sorted(teachers))
         return run.path

@@ -1,7 +1,7 @@
 """MedGen3D as one generator: labels first, then an image that follows them; it fits, samples, saves and loads.
 
 Takes a split cohort; gives a stream of synthetic cases. The three steps learn from real cases alone, none from what
-another makes, so each can be fitted, resumed and exchanged on its own.
+another makes, so each can be fitted and resumed on its own, in any order.
 
     RUN/prepared/                  training cases on the grid
     RUN/STEP/                      log, checkpoint, weights.safetensors
@@ -130,7 +130,8 @@ class MedGen3D:
         """Fit on the annotated cases in split "train"; the same call again resumes, finished steps are loaded.
 
         Args:
-            steps: some of ``MedGen3D.steps``; each needs the finished ones before it in the same run folder.
+            steps: some of ``MedGen3D.steps``, in any order and any number of calls; all by default. Once all are
+                finished in ``run``, the generator is fitted.
 
         Raises:
             InputError: the cohort is not split; another fit lies in ``run``; an unknown step; no labels.
@@ -141,9 +142,8 @@ class MedGen3D:
         training = cohort.split("train")
         prepared = PreparedCohort.build(training, self.preprocessor, run.cache, run.progress)
         data = [training.digest(), self.preprocessor.digest(), run.seed]
-        last = max((self.steps.index(step) for step in steps), default=-1)
-        for step in self.steps[: last + 1]:
-            self._fit_step(step, prepared, run.child(step), data, step in steps)
+        for step in self.steps:
+            self._fit_step(step, prepared, run.child(step), data, wanted=step in steps)
         if len(self._networks) == len(self.steps):
             self._finish(Origin.of(prepared))
 
@@ -193,14 +193,14 @@ class MedGen3D:
         model.digest = saved.check((model._networks[step] for step in cls.steps), folder)
         return model
 
-    def _fit_step(self, step: str, training: PreparedCohort, run: RunFolder, data: list[Any], allowed: bool) -> None:
+    def _fit_step(self, step: str, training: PreparedCohort, run: RunFolder, data: list[Any], *, wanted: bool) -> None:
         part, weights = getattr(self.settings, step), run.file("weights.safetensors")
         inputs = digest([part.model_dump(mode="json"), data])
         if run.is_done(inputs):
             self._load_step(step, weights, run.device)
             return
-        if not allowed:
-            raise InputError(f"{run.path} holds no finished {step}; fit the step {step!r} first")
+        if not wanted:
+            return
         claim_step(run, inputs)
         fit_step, _ = _functions(step)
         self._networks[step] = fit_step(training, part, run).eval()
