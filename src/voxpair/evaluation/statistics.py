@@ -42,6 +42,7 @@ class Comparison:
         low, high: 95 % paired bootstrap interval of the difference, over patients and seeds; None for one patient. With
             a single seed on both sides it is over patients alone.
         p_value: two-sided Wilcoxon signed-rank test on the seed-averaged differences; None for one patient.
+        effect_size: mean of the patients' differences over their SD (Cohen's d of paired scores); None where that is 0.
         sd_seeds_a, sd_seeds_b: SD over seeds of the mean over patients; None for a single seed.
         smallest_detectable: mean difference that this test would have shown with 80 % power; None for one patient.
     """
@@ -52,6 +53,7 @@ class Comparison:
     low: float | None
     high: float | None
     p_value: float | None
+    effect_size: float | None
     sd_seeds_a: float | None
     sd_seeds_b: float | None
     smallest_detectable: float | None
@@ -162,6 +164,7 @@ def compare(a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, seed: i
         low=low,
         high=high,
         p_value=_signed_rank(differences),
+        effect_size=_effect_size(differences),
         sd_seeds_a=sample_sd(a.mean(axis=1)),
         sd_seeds_b=sample_sd(b.mean(axis=1)),
         smallest_detectable=smallest_detectable_difference(differences),
@@ -169,6 +172,16 @@ def compare(a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, seed: i
         seeds_b=len(b),
         patients=len(differences),
     )
+
+
+def _effect_size(differences: np.ndarray) -> float | None:
+    """Return the mean of paired differences over their SD.
+
+    >>> _effect_size(np.array([0.0, 1.0, 2.0])), _effect_size(np.array([1.0, 1.0]))
+    (1.0, None)
+    """
+    sd = sample_sd(differences)
+    return float(differences.mean()) / sd if sd else None
 
 
 def _interval_of_difference(

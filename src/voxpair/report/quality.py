@@ -118,7 +118,8 @@ def agreement(pairs: Mapping[str, Any] | None) -> Verdict:
     if not known:
         return _unknown(measures)
     headline = _headline(differing, known, "They agree as in real scans, as far as measured")
-    leads = [m for m in _summarising(measures) if reading(m).words != "not known"]
+    wanted = "worse" if differing else "better"  # the headline counts those that differ, or says that none does
+    leads = [m for m in _summarising(measures) if reading(m).words != "not known" and reading(m).tone == wanted]
     sentences = [f"{protocol_name(_beside(lead))}." for lead in leads[:_LEADS_SHOWN]]
     return Verdict(_tone(differing, known), headline, sentences)
 

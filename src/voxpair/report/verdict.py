@@ -69,10 +69,11 @@ def _of_comparison(c: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) 
             f"Between seeds the mean varies with an SD of {points(c['sd_seeds_a'])} ({a.lower()}) and "
             f"{points(c['sd_seeds_b'])} points ({b})."
         )
-    if c["smallest_detectable"] is not None and tone == "open" and c["patients"] >= FEWEST_PATIENTS:
+    if c["smallest_detectable"] is not None and c["patients"] >= FEWEST_PATIENTS:
+        smaller = "; a smaller one can neither be claimed nor excluded" if tone == "open" else ""
         sentences.append(
             f"This test set would have shown a difference of {points(c['smallest_detectable'])} points or more "
-            "(80 % power); a smaller one can neither be claimed nor excluded."
+            f"(80 % power){smaller}."
         )
     return Verdict(tone, headline, sentences + _missed(evaluations))
 

@@ -136,6 +136,11 @@ def test_comparison_is_paired_by_patient(tmp_path):
     assert overall["difference"] == pytest.approx(b["difference"] / 2)
     assert overall["low"] <= overall["difference"] <= overall["high"]
     assert a["p_value"] == 1.0 and b["p_holm"] >= b["p_value"] and "p_holm" not in overall
+    assert a["effect_size"] is None and b["effect_size"] == pytest.approx(3**-0.5)  # 1/6 over an SD of half of root 1/3
+    whole, _, lost = written["volume_errors_ml"]
+    volume_ml = read_rows(poor / "masks.csv")[3].agreement.volume_error_ml
+    assert lost["structure"] == "B" and volume_ml < 0
+    assert lost["difference"] == pytest.approx(volume_ml / 2 / 3) and whole["difference"] == lost["difference"] / 2
 
 
 def test_an_invented_structure_costs_and_an_agreed_absence_does_not_count(tmp_path):
