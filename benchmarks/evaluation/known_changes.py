@@ -162,6 +162,7 @@ def describe(case: Case, halves: Halves) -> Facts:
         name=case.name,
         source=case.source,
         split="",
+        spacing_mm=case.spacing_mm,
         fidelity=fidelity.describe(case, halves.judges.extractor),
         thumbnail=diversity.describe(case, halves.modality),
         texture=texture.describe(case, halves.modality),

@@ -26,6 +26,10 @@ TITLES = {  # where the words of a name are not what a reader knows it by
     "frechet": "Fréchet distance",
     "kid": "kernel distance (KID)",
     "ms_ssim": "MS-SSIM",
+    "ssim": "SSIM",
+    "euler": "Euler number",
+    "volume_ml": "volume",
+    "holes_ml": "holes",
     "volume_ks": "volume distance (Kolmogorov-Smirnov)",
     "volume_emd_ml": "volume distance (earth mover)",
 }

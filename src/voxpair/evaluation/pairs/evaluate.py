@@ -30,6 +30,9 @@ from voxpair.evaluation.pairs.perceptual import FeatureNetwork, PerceptualFeatur
 if TYPE_CHECKING:
     from voxpair.cohorts.cohort import Cohort
 
+LARGEST_SPACING_RATIO = 1.02
+"""Of voxels, synthetic to real, beyond which ``warnings`` names them."""
+
 Labeller = Callable[[Case], Case]
 """A segmenter that has learnt from real cases only: case -> the same case with its labels."""
 
@@ -41,6 +44,7 @@ class Facts:
     name: str
     source: str
     split: str
+    spacing_mm: tuple[float, float, float]
     fidelity: fidelity.FidelityFacts
     thumbnail: np.ndarray
     texture: texture.TextureFacts
@@ -110,7 +114,7 @@ def evaluate_pairs(
     content = {
         "extractor": {"name": extractor.name, "digest": extractor.digest},
         "cohorts": {"synthetic": {"cases": len(made)}, "real": {"cases": len(there), "unseen": len(unseen)}},
-        "warnings": _warnings(len(made), len(there), len(unseen), judges),
+        "warnings": _warnings(made, there, len(unseen), judges),
         "measures": [asdict(measure) for measure in measures],
         "seed": seed,
         "versions": versions(),
@@ -152,6 +156,7 @@ def _describe(cohort: Cohort, judges: Judges, progress: Progress, title: str) ->
                 name=case.name,
                 source=case.source,
                 split=record.split or "",
+                spacing_mm=case.spacing_mm,
                 fidelity=fidelity.describe(case, extractor),
                 thumbnail=diversity.describe(case, cohort.modality),
                 texture=texture.describe(case, cohort.modality, edges),
@@ -164,16 +169,26 @@ def _describe(cohort: Cohort, judges: Judges, progress: Progress, title: str) ->
     return found
 
 
-def _warnings(synthetic: int, real: int, unseen: int, judges: Judges) -> list[str]:
+def _warnings(synthetic: Sequence[Facts], real: Sequence[Facts], unseen: int, judges: Judges) -> list[str]:
     found = []
-    if min(synthetic, real // 2) < 50:
+    if min(len(synthetic), len(real) // 2) < 50:
         found.append(
-            f"{synthetic} synthetic and {real} real cases: distances between such small sets are rough; read them "
-            "beside their floor only, never beside numbers of another study"
+            f"{len(synthetic)} synthetic and {len(real)} real cases: distances between such small sets are rough; "
+            "read them beside their floor only, never beside numbers of another study"
+        )
+    ours, theirs = (np.median([sorted(facts.spacing_mm) for facts in side], axis=0) for side in (synthetic, real))
+    if np.abs(np.log(ours / theirs)).max() > np.log(LARGEST_SPACING_RATIO):
+        found.append(
+            f"voxels of {_size(ours)} mm, synthetic, and {_size(theirs)} mm, real: numbers of texture and alignment "
+            "differ with the size of voxels alone; resample to one spacing to compare"
         )
     if judges.labeller and unseen < FEWEST:
         found.append(f"only {unseen} real cases were kept from training, so the floor of alignment is rough or absent")
     return found
+
+
+def _size(spacing_mm: np.ndarray) -> str:
+    return " x ".join(f"{side:.3g}" for side in spacing_mm)
 
 
 def _write_rows(path: Path, facts: Sequence[Facts]) -> None:
