@@ -24,10 +24,10 @@ HEAD = """# Results
 Every number below is made from a JSON file under `benchmarks/` by `python benchmarks/tables.py`; the file holds the
 command, the commit, the machine, the seeds and all settings. All protocols of a table had equal numbers of updates
 and were judged on the same held-out cases, which stopped no fit and chose no weights. Differences are paired over
-patients, with 95 % bootstrap intervals over patients and seeds; p is Wilcoxon's over patients, seeds averaged, and takes
-the seeds as given, so it may be small where the interval holds 0. One exception to "held out": the learning rate and the
-numbers of updates of the demo's segmenters and pretraining were chosen by looking at Baseline and Medical Diffusion on
-the demo's own test hearts.
+patients, with 95 % bootstrap intervals over patients and seeds; p is Wilcoxon's over patients, seeds averaged, and
+takes the seeds as given, so it may be small where the interval holds 0. One exception to "held out": the learning rate
+and the numbers of updates of the demo's segmenters and pretraining were chosen by looking at Baseline and Medical
+Diffusion on the demo's own test hearts.
 
 The commit in a file is that of the moment its numbers were collected. The three hippocampus runs are of one commit;
 the one with 16 labelled cases was stopped once, at 1100 of its denoiser's 1200 updates, and went on from there. Their
@@ -182,8 +182,8 @@ def first_experiment(path: Path) -> str:
     from table import as_markdown as e1_as_markdown
 
     words = (
-        f"`benchmarks/medgen3d/{path.name}`; every cell is of the synthetic cases / of real cases beside other real ones. "
-        "Lower is better for distances, the real number for all else; seconds are of the processor, one thread."
+        f"`benchmarks/medgen3d/{path.name}`; every cell is of the synthetic cases / of real cases beside other real "
+        "ones. Lower is better for distances, the real number for all else; seconds are of the processor, one thread."
     )
     table = e1_as_markdown(json.loads(path.read_text(encoding="utf-8")))
     return f"## MedGen3D's experiment E1: {path.stem.removeprefix('e1-')}\n\n{words}\n\n{table}"
