@@ -56,6 +56,7 @@ from voxpair.generators.medgen3d.baselines import (
     fit_slice_ddpm,
     make_alpha_wgan,
 )
+from voxpair.generators.medgen3d.generator import MedGen3DSettings
 from voxpair.generators.medgen3d.image_sequence import make_image_sequence
 from voxpair.generators.medgen3d.refiner import make_refiner
 from voxpair.generators.medgen3d.views import AXES
@@ -314,15 +315,19 @@ def _draw_volume(bench: Bench, fit: Path, device: str) -> Callable[[int], Case]:
     return draw
 
 
-def _repaint(bench: Bench, fit: Path, device: str) -> Callable[[int], Case]:
-    """Return what paints the real labels of held-out case ``index``: painter and refiner, no label model."""
-    settings, held_out = bench.settings("medgen3d"), bench.cohort.split("val")
-    classes = held_out.label_table.classes
-    painter = make_image_sequence(settings.image_sequence, classes)
-    refiner = make_refiner(settings.refiner, classes)
+def painter_and_refiner(fit: Path, settings: MedGen3DSettings, classes: int, device: str) -> tuple[Any, Any]:
+    """Return the last two steps of the finished MedGen3D in a run folder."""
+    painter, refiner = make_image_sequence(settings.image_sequence, classes), make_refiner(settings.refiner, classes)
     for step, network in (("image_sequence", painter), ("refiner", refiner)):
         load_weights(fit / f"model/{step}.safetensors", network)
         network.to(device).eval()
+    return painter, refiner
+
+
+def _repaint(bench: Bench, fit: Path, device: str) -> Callable[[int], Case]:
+    """Return what paints the real labels of held-out case ``index``: painter and refiner, no label model."""
+    settings, held_out = bench.settings("medgen3d"), bench.cohort.split("val")
+    painter, refiner = painter_and_refiner(fit, settings, held_out.label_table.classes, device)
     preprocessor = Preprocessor(bench.preprocess, held_out.label_table, held_out.modality)
     restore = partial(preprocessor.restore, source="synthetic")
 

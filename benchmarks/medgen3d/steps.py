@@ -7,10 +7,12 @@ The mask sequence alone is fitted, on phantom hearts; calling it again takes the
     seconds        processor time per volume, one thread; not wall time, so that neighbours on the machine do not count
     empty          volumes without any label
     shares         per structure: its share of the drawn voxels over its share of the real ones
+    third_class    voxels on the border of two structures that were decoded to a third, a share of all boundary voxels
     jump, seam     of ``generators.medgen3d.seams``: largest step between slices, and change where windows meet
     ratios         of the samplers' seconds and shares, to those of the last, the paper's 1000 steps
 
-For the fit: ``--set mask_sequence.key=value``. ``benchmarks/medgen3d/steps-NAME.json`` names the command.
+For the fit: ``--set mask_sequence.key=value``; the paper's label code is ``--set mask_sequence.label_code=scalar --set
+mask_sequence.prediction=epsilon``. ``benchmarks/medgen3d/steps-NAME.json`` names the command.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +37,18 @@ from voxpair.cohorts.cohort import Cohort
 from voxpair.cohorts.datasets import PreparedCohort
 from voxpair.cohorts.preprocess import Preprocessor
 from voxpair.console import ConsoleProgress
+from voxpair.core.case import Case
+from voxpair.core.labels import LabelTable
 from voxpair.core.run import RunFolder, versions, write_json
 from voxpair.core.settings import Settings, override
+from voxpair.evaluation.anatomy.facts import describe
 from voxpair.generators.medgen3d.mask_sequence import MaskSampling, MaskSequence, fit_mask_sequence
 from voxpair.generators.medgen3d.seams import jump, seam
 
 HERE = Path(__file__).parent
 SAMPLERS = {
     "dpm_solver 10": MaskSampling(steps=10),
+    "dpm_solver 10, first window anywhere": MaskSampling(steps=10, first_window="random"),
     "dpm_solver 20": MaskSampling(steps=20),
     "ddpm 1000": MaskSampling(sampler="ddpm", steps=1000),
 }
@@ -60,7 +67,7 @@ def main() -> None:
     real = [np.asarray(case.labels) for case in training]
     samplers = {}
     for name, sampling in SAMPLERS.items():
-        samplers[name] = measure(model, sampling, real, given.count, training.label_table.names)
+        samplers[name] = measure(model, sampling, real, given.count, training.label_table)
         print(name, samplers[name], flush=True)
     reference = samplers["ddpm 1000"]
     result = {
@@ -69,7 +76,7 @@ def main() -> None:
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "threads": torch.get_num_threads()},
         "versions": versions(),
         "seeds": {"fit": 0, "drawn": list(range(given.count))},
-        "real": len(real),
+        "real": {"cases": len(real), "third_class": third_class(real, training.label_table)},
         "samplers": samplers,
         "ratios": {
             name: {
@@ -107,7 +114,7 @@ def prepare(hearts: Cohort, settings: Settings, session: stages.Session) -> Prep
 
 
 def measure(
-    model: MaskSequence, sampling: MaskSampling, real: list[np.ndarray], count: int, names: tuple[str, ...]
+    model: MaskSequence, sampling: MaskSampling, real: list[np.ndarray], count: int, table: LabelTable
 ) -> dict[str, Any]:
     """Draw volumes 0 to ``count - 1`` and return what the head of this file lists."""
     shape = real[0].shape
@@ -117,15 +124,24 @@ def measure(
     plans = [model.windows(shape[2], seed, sampling) for seed in range(count)]
     shares = {
         name: ratio(np.mean([volume == index for volume in drawn]), np.mean([volume == index for volume in real]))
-        for index, name in enumerate(names, 1)
+        for index, name in enumerate(table.names, 1)
     }
     return {
         "seconds": round(seconds, 3),
         "empty": sum(not volume.any() for volume in drawn),
         "shares": shares,
+        "third_class": third_class(drawn, table),
         "jump": round(jump(drawn, real), 3),
         "seam": round(seam(drawn, plans, real), 3),
     }
+
+
+def third_class(volumes: Sequence[np.ndarray], table: LabelTable) -> float:
+    """Return the mean rate over volumes of class indices that have a boundary."""
+    values = np.array((0, *table.values), np.uint8)
+    cases = (Case("", volume.astype(np.float32), values[volume], np.eye(4), table, "") for volume in volumes)
+    rates = [describe(case).third_class_rate() for case in cases]
+    return round(float(np.mean([rate for rate in rates if rate is not None])), 5)
 
 
 def ratio(found: float | None, reference: float | None) -> float | None:

@@ -65,6 +65,7 @@ def test_a_patient_does_not_depend_on_the_grid():
 def test_a_case_says_what_it_is():
     case = whole_heart(0)
     assert case.source == "phantom" and case.label_table is CARDIAC8
+    assert (case.name, case.patient) == ("heart_0000", "heart_0000_of_seed_5")
     assert set(case.provenance["parameters"]) == set(HeartParameters().to_dict())
     assert case.attributes["metal"] in ("yes", "no") and case.attributes["sex"] in ("F", "M")
     voxel_ml = np.prod(case.spacing_mm) / 1000

@@ -205,7 +205,8 @@ def heart_case_with_others(settings: PhantomSettings, seed: int, index: int) -> 
         "scan": asdict(scan),
     }
     attributes = {**_attributes(parameters, settings, scan), **volumes}
-    case = Case(name, phantom.image, labels, affine, table, name, "phantom", attributes, provenance)
+    patient = name if seed == 0 else f"{name}_of_seed_{seed}"  # cohorts of other seeds are other people
+    case = Case(name, phantom.image, labels, affine, table, patient, "phantom", attributes, provenance)
     return case, {kind: getattr(phantom, kind) for kind in ("expert", "clean") if kind != settings.labels}
 
 
