@@ -220,12 +220,26 @@ def cost(path: Path) -> str:
         machine += ", one of them used"
     return (
         f"* `{content['command']}`: {content['wall_seconds'] / 60:.1f} minutes, "
-        f"{content['peak_memory_gib']:.1f} GiB at most, on {machine} (`benchmarks/speed/{path.name}`)"
+        f"{content['peak_memory_gib']:.1f} GiB at most{_by_cases(content)}, on {machine} "
+        f"(`benchmarks/speed/{path.name}`)"
         + "".join(
             f"\n    * {name}: {seconds / 60:.1f} minutes"
             for name, seconds in content.get("seconds_by_command", {}).items()
         )
     )
+
+
+def _by_cases(content: dict[str, Any]) -> str:
+    """Return the peaks of other numbers of cases, where they were measured.
+
+    >>> _by_cases({"cases": 200, "peak_memory_gib_by_cases": {"50": 0.7, "200": 0.8}})
+    ' (0.70 GiB with 50 cases a side in place of 200)'
+    """
+    peaks = content.get("peak_memory_gib_by_cases", {})
+    others = [
+        f"{peak:.2f} GiB with {count} cases a side" for count, peak in peaks.items() if int(count) != content["cases"]
+    ]
+    return f" ({', '.join(others)} in place of {content['cases']})" if others else ""
 
 
 def where_time_goes(path: Path) -> str:

@@ -10,7 +10,8 @@ nobody reads them) against the same, moved by two voxels more. pairs and audit: 
 Seconds are of the machine named in the file and of nothing else.
 
 Gives ``evaluate_WHAT.json`` beside this script; with another ``--cases`` it goes into RUNS, so that a trial replaces no
-result, and the peaks of two sizes show whether memory grows with the number of cases. An audit needs 20 at least.
+result; the full run names the peaks of the trials beside its own, which show whether memory grows with the number of
+cases. An audit needs 20 at least.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 
 import voxpair
 from voxpair.core.case import Case
-from voxpair.core.run import versions, write_json
+from voxpair.core.run import read_json, versions, write_json
 from voxpair.phantom.heart_cohort import PhantomSettings, heart_cases
 from voxpair.presets import part
 
@@ -66,6 +67,8 @@ def main() -> None:
         "wall_seconds": round(seconds, 1),
         "peak_memory_gib": round(used.ru_maxrss / 2**20, 2),
     }
+    trials = (read_json(path) for path in given.work.glob(f"*/evaluate_{given.what}.json"))
+    result["peak_memory_gib_by_cases"] = {one["cases"]: one["peak_memory_gib"] for one in (*trials, result)}
     path = (HERE if cases == CASES[given.what] else folder) / f"evaluate_{given.what}.json"
     write_json(path, result)
     print(path)
