@@ -12,6 +12,7 @@ half comes from the other training cases, by rung:
     images      their images through the autoencoder and back, with their true labels: what its texture costs
     rebuilt     images and labels through the autoencoder and back: all that a sample can hope for
     sampled     as many pairs drawn from the generator
+    warped      the few real images, bent onto the others' labels (``warping``): what other shapes alone are worth
 
 GENERATOR is a finished fit of ``voxpair fit`` on all training cases. Judged on the held-out cases: a setting that is
 chosen by looking at a ladder has seen them. Writes ``benchmarks/hypotheses/ladder-NAME.json`` after each seed; calling
@@ -27,13 +28,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from judging import judged, provenance, table
+from warping import warped
 
 import voxpair
 from voxpair.cohorts.cohort import Cohort, CohortWriter
+from voxpair.cohorts.preprocess import Preprocessor
 from voxpair.console import ConsoleProgress
 from voxpair.core.case import Case
 from voxpair.core.run import read_json, write_json
 from voxpair.core.settings import override
+from voxpair.segmentation.segmenter import SegmenterSettings
 
 HERE = Path(__file__).parent
 
@@ -62,13 +66,21 @@ def main() -> None:
         for seed in range(given.seeds):
             for rung in given.rungs:
                 session = voxpair.Session(seed=seed, progress=progress, cache=given.work / "prepared")
-                made = pairs(rung, others, given.generator, folder, replace(session, seed=0))
+                made = pairs(rung, few, others, given.generator, settings, folder, replace(session, seed=0))
                 place = folder / rung / f"seed{seed}"
                 evaluated[rung].append(judged([few, *made], settings, place, session, held_out))
             collect(given, evaluated)
 
 
-def pairs(rung: str, others: Cohort, generator: Path, folder: Path, session: voxpair.Session) -> list[Cohort]:
+def pairs(
+    rung: str,
+    few: Cohort,
+    others: Cohort,
+    generator: Path,
+    settings: SegmenterSettings,
+    folder: Path,
+    session: voxpair.Session,
+) -> list[Cohort]:
     """Return the made pairs of a rung, as no cohort or one; they are written once."""
 
     def rebuilt() -> Cohort:
@@ -77,6 +89,10 @@ def pairs(rung: str, others: Cohort, generator: Path, folder: Path, session: vox
     def images() -> Iterable[Case]:
         known = rebuilt()
         return (replace(known.read(case.name), labels=case.labels) for case in others)
+
+    def bent() -> Iterable[Case]:
+        preprocessor = Preprocessor(settings.preprocess, others.label_table, others.modality)
+        return warped(few.split("train"), others, preprocessor)
 
     unchanged = (replace(case, source="synthetic") for case in others)
     make: dict[str, Callable[[], list[Cohort]]] = {
@@ -87,6 +103,7 @@ def pairs(rung: str, others: Cohort, generator: Path, folder: Path, session: vox
         ],
         "images": lambda: [written(images(), others, folder / "images/pairs")],
         "rebuilt": lambda: [rebuilt()],
+        "warped": lambda: [written(bent(), others, folder / "warped/pairs")],
         "sampled": lambda: [voxpair.sample(generator, folder / "sampled/pairs", len(others), session)],
     }
     return make[rung]()
