@@ -5,9 +5,9 @@ python benchmarks/tables.py        writes docs/results.md; tests/docs/test_resul
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,14 +178,14 @@ def worth(paths: Sequence[Path]) -> str:
 
 def first_experiment(path: Path) -> str:
     """MedGen3D's Table 1 on our data, as ``medgen3d/table.py`` words it."""
-    sys.path.insert(0, str(path.parent))
-    from table import as_markdown as e1_as_markdown
-
     words = (
         f"`benchmarks/medgen3d/{path.name}`; every cell is of the synthetic cases / of real cases beside other real "
         "ones. Lower is better for distances, the real number for all else; seconds are of the processor, one thread."
     )
-    table = e1_as_markdown(json.loads(path.read_text(encoding="utf-8")))
+    spec = importlib.util.spec_from_file_location("table_of_e1", path.parent / "table.py")
+    made_by = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made_by)
+    table = made_by.as_markdown(json.loads(path.read_text(encoding="utf-8")))
     return f"## MedGen3D's experiment E1: {path.stem.removeprefix('e1-')}\n\n{words}\n\n{table}"
 
 

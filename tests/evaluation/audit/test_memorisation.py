@@ -58,8 +58,8 @@ def test_planted_copies_are_found_and_strangers_are_not(hearts, audited):
     training = hearts[0]
     result, synthetic, _ = audited
     found = {copy["case"]: copy for copy in result.copies}
-    for name, original in zip(synthetic.names[:3], training.names):
-        assert found[name]["nearest"] == found[name]["patient"] == original
+    for name, original in zip(synthetic.names[:3], training.records):
+        assert (found[name]["nearest"], found[name]["patient"]) == (original.name, original.patient)
         assert found[name]["score"] > found[name]["threshold"]
         assert set(found[name]["scores"]) == {"embedding", "voxels", "labels"}
     assert len(found) <= 3 + 2
