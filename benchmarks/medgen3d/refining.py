@@ -12,7 +12,8 @@ the same painted volumes. Of each, against the strangers' own images
     seconds        of the processor, per volume
     power          of the noise by frequency, for the structures that are large enough
 
-``benchmarks/medgen3d/refining-NAME.json`` names the command; real images against real ones stand beside as the floor.
+``benchmarks/medgen3d/refining-NAME.json`` names the command; real images against real ones stand beside as the floor. It
+is written after every walk, and the same call goes on from there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from rows import painter_and_refiner
 from voxpair.cohorts.cohort import Cohort
 from voxpair.cohorts.datasets import PreparedCase
 from voxpair.core.case import Case
-from voxpair.core.run import derive_seed, versions, write_json
+from voxpair.core.run import derive_seed, read_json, versions, write_json
 from voxpair.evaluation.pairs import texture
 from voxpair.generators.medgen3d.generator import MedGen3D
 from voxpair.generators.medgen3d.refiner import RefinerWalk
@@ -44,13 +45,13 @@ HERE = Path(__file__).parent
 PAPER = RefinerWalk(start=10, steps=None, sampler="ddpm", fusion="mean", guidance=1.5)
 WALKS = {
     "painted": None,
-    "paper: mean of three, level 10, every level": PAPER,
-    "in step, level 10, every level": PAPER.model_copy(update={"fusion": "in_step"}),
     **{
         f"{words}, level {start}, 5 steps": RefinerWalk(start=start, steps=5, fusion=fusion, guidance=1.0)
         for start in (10, 50, 100)
         for words, fusion in (("mean of three", "mean"), ("in step", "in_step"))
     },
+    "paper: mean of three, level 10, every level": PAPER,
+    "in step, level 10, every level": PAPER.model_copy(update={"fusion": "in_step"}),
 }
 MEASURES = ("noise_ratio", "noise_power_distance", "edge_width")
 
@@ -75,8 +76,12 @@ def main() -> None:
         return [texture.describe(case, strangers.modality) for case in found]
 
     there = textures(one.image for one in prepared)
-    walks = {}
+    path, about = HERE / f"refining-{given.name}.json", provenance(given, model, strangers)
+    found = read_json(path) if path.exists() else {}
+    walks = found["walks"] if all(found.get(key) == about[key] for key in ("generator", "strangers")) else {}
     for name, walk in WALKS.items():
+        if name in walks:
+            continue
         began = time.process_time()
         images = [
             image if walk is None else refiner.refine(image, one.labels, derive_seed("refine", index), walk)
@@ -91,18 +96,20 @@ def main() -> None:
             "measures": measures(made, there),
             "power": texture.curves(made, there)["noise_power"],
         }
-        print(name, {key: found["value"] for key, found in walks[name]["measures"].items()}, flush=True)
-    result = {
+        write_json(path, about | {"walks": walks})
+        print(name, {key: one["value"] for key, one in walks[name]["measures"].items()}, flush=True)
+
+
+def provenance(given: argparse.Namespace, model: MedGen3D, strangers: Cohort) -> dict[str, Any]:
+    return {
         "command": f"python benchmarks/medgen3d/refining.py {given.name} GENERATOR STRANGERS",
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "threads": torch.get_num_threads()},
         "versions": versions(),
-        "seeds": list(range(len(cases))),
+        "seeds": list(range(len(strangers))),
         "generator": {"digest": model.digest, "settings": model.settings.model_dump(mode="json")},
-        "strangers": {"cases": len(cases), "digest": strangers.digest()},
-        "walks": walks,
+        "strangers": {"cases": len(strangers), "digest": strangers.digest()},
     }
-    write_json(HERE / f"refining-{given.name}.json", result)
 
 
 def restored(model: MedGen3D, image: np.ndarray, one: PreparedCase, case: Case) -> Case:
