@@ -12,8 +12,8 @@ the same painted volumes. Of each, against the strangers' own images
     seconds        of the processor, per volume
     power          of the noise by frequency, for the structures that are large enough
 
-``benchmarks/medgen3d/refining-NAME.json`` names the command; real images against real ones stand beside as the floor. It
-is written after every walk, and the same call goes on from there.
+``benchmarks/medgen3d/refining-NAME.json`` names the command; real images against real ones stand beside as the floor.
+It is written after every walk, and the same call goes on from there.
 """
 
 from __future__ import annotations
