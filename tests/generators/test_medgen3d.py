@@ -190,6 +190,14 @@ def test_the_command_line_fits_and_samples_it(cohort, tmp_path):
     voxpair("sample", tmp_path / "run", "-o", tmp_path / "pairs", "-n", 2)
     pairs = Cohort.open(tmp_path / "pairs")
     assert len(pairs) == 2 and all(record.source == "synthetic" for record in pairs.records)
+    for name, changes in (
+        ("paper", ("refiner.start=10", "refiner.fusion=mean", "refiner.steps=null")),
+        ("painted", ("refined=false",)),
+    ):
+        words = [word for change in changes for word in ("--set", change)]
+        voxpair("sample", tmp_path / "run", "-o", tmp_path / name, "-n", 1, *words)
+        drawn, other = Cohort.open(tmp_path / name).read(pairs.names[0]), pairs.read(pairs.names[0])
+        assert np.array_equal(drawn.labels, other.labels) and not np.array_equal(drawn.image, other.image)
 
 
 def test_the_registry_names_it():
