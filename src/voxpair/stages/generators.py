@@ -127,7 +127,7 @@ def sample(
             try:
                 add_accepted(writer, lambda index: next(draw(index + 1, first=index)), count, selection, session)
             except RunError:
-                if len(writer):  # what was accepted is a cohort all the same
+                if len(writer) and (folder / "selection.json").exists():  # what was accepted is a cohort all the same
                     writer.finish(manifest=manifest | {"selection": read_json(folder / "selection.json")})
                 raise
             manifest["selection"] = read_json(folder / "selection.json")
